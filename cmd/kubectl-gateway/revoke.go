@@ -202,7 +202,7 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 	// Who has no gateway any more needs no word. That of a pod which is being deleted serves until the end.
 	found.Pods = slices.DeleteFunc(found.Pods, func(pod corev1.Pod) bool {
 		gateway, ok := installed.Current(&pod)
-		return !ok || gateway.Phase == installed.Terminated || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		return !ok || gateway.Phase == installed.Terminated || installed.Finished(&pod)
 	})
 	if o.output == "" {
 		for i := range entries {

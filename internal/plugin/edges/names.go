@@ -81,7 +81,7 @@ func newNames() *Names {
 
 func (n *Names) addPod(pod *corev1.Pod) {
 	// Another pod may have the address of one that has ended.
-	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if installed.Finished(pod) {
 		return
 	}
 	for _, ip := range pod.Status.HostIPs {

@@ -60,10 +60,16 @@ func CheckAddresses(pod *corev1.Pod, name string) error {
 		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
 }
 
+// Finished reports whether all containers of pod have ended for good: it stays listed, and another
+// pod may have its addresses.
+func Finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
 // Leaving reports whether pod has finished or is being deleted: there is
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {
-	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	return pod.DeletionTimestamp != nil || Finished(pod)
 }
 
 // Left reports whether pod is Leaving or gone by now: then that is why something failed in it, and it is no failure.

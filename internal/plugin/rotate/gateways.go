@@ -159,7 +159,7 @@ func (r *AuthorityRotator) list(ctx context.Context) ([]gateway, error) {
 
 // alive reports whether a container is, or may yet become, a gateway that serves.
 func alive(pod *corev1.Pod, g installed.Gateway) bool {
-	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || installed.Cleans(pod, g.Name) {
+	if installed.Finished(pod) || installed.Cleans(pod, g.Name) {
 		return false
 	}
 	switch g.Phase {

@@ -40,7 +40,7 @@ type pod struct {
 	claim     Claim
 	ips       []netip.Addr
 	hostPorts []corev1.ContainerPort // of TCP
-	// leaving means that its addresses are free, or about to be.
+	// leaving means that its addresses are about to be free.
 	leaving bool
 }
 
@@ -67,12 +67,15 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 	})
 	reading.Go(func() {
 		r.podsErr = pages.Each(ctx, all, client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
+			if installed.Finished(p) {
+				return
+			}
 			if isAgent(p) {
 				r.agents = append(r.agents, installed.PodIPs(p)...)
 			}
 			if !p.Spec.HostNetwork {
 				r.pods = append(r.pods, pod{claim: Claim{Node: p.Spec.NodeName, Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-					ips: installed.PodIPs(p), hostPorts: HostPorts(p), leaving: installed.Leaving(p)})
+					ips: installed.PodIPs(p), hostPorts: HostPorts(p), leaving: p.DeletionTimestamp != nil})
 			}
 		})
 	})

@@ -22,7 +22,7 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 	switch {
 	case pod.DeletionTimestamp != nil:
 		return refuse("name the pod that replaces it", "the pod is being deleted")
-	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+	case installed.Finished(pod):
 		return refuse("name a pod that runs", "the pod has finished (%s)", pod.Status.Phase)
 	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
 		return refuse("run it as an ordinary pod, for example of a DaemonSet",

@@ -147,10 +147,13 @@ func TestServersKeepWorking(t *testing.T) {
 	konnectivity.Namespace, konnectivity.Labels = "kube-system", map[string]string{"k8s-app": "konnectivity-agent"}
 	impostor := podAt("impostor", "10.244.2.5")
 	impostor.Labels = konnectivity.Labels
+	// Another pod may have its address by now.
+	before := podAt("konnectivity-agent-before", "10.244.2.6")
+	before.Namespace, before.Labels, before.Status.Phase = konnectivity.Namespace, konnectivity.Labels, corev1.PodFailed
 	hook := hookPod("hook", "b", "10.244.0.9")
 	hook.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8081)}}}
 	s := run(t, fakecluster.New(t, append(hooks(), calico, node("b", "192.168.1.2", "10.244.2.0/24"), serviceCIDR("10.96.0.0/16"), dnsService(),
-		apiServerSlice("192.168.1.1", "203.0.113.9"), konnectivity, impostor, hook,
+		apiServerSlice("192.168.1.1", "203.0.113.9"), konnectivity, impostor, before, hook,
 		hookService("hook", corev1.ServicePort{Port: 443, TargetPort: intstr.FromString("https")}, corev1.ServicePort{Port: 8443}))...))
 	for name, test := range map[string]struct {
 		pod             *corev1.Pod

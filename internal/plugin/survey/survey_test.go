@@ -96,6 +96,11 @@ func TestSurvey(t *testing.T) {
 			want: api.Coverage{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24"), Services: prefixes("10.96.0.0/16"),
 				Endpoints: endpointsOf("192.168.1.77:8081")},
 		},
+		"a pod that has finished has no ports, until it is gone": {
+			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), finished(ported), serviceCIDR("10.96.0.0/16")},
+			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
+			want:    api.Coverage{Capture: prefixes("10.244.0.0/24"), Services: prefixes("10.96.0.0/16")},
+		},
 		"nodes announce nothing": {
 			objects: []runtime.Object{node("a", "10.0.5.200"), podAt("p", "10.0.5.7", "fd00:5::7"), podAt("q", "10.0.9.8"), hostNetwork,
 				serviceCIDR("172.20.0.0/16")},
@@ -206,6 +211,13 @@ func TestSurvey(t *testing.T) {
 func outsider(namespace string, port int32, addresses ...string) *corev1.Service {
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "outsider"},
 		Spec: corev1.ServiceSpec{ExternalIPs: addresses, Ports: []corev1.ServicePort{{Port: port}}}}
+}
+
+// finished is pod when all its containers have ended, and it is still listed.
+func finished(pod *corev1.Pod) *corev1.Pod {
+	pod = pod.DeepCopy()
+	pod.Status.Phase = corev1.PodSucceeded
+	return pod
 }
 
 // hostPorted is a pod that has a port at an address of its choice.

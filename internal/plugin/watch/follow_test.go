@@ -3,15 +3,19 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -162,6 +166,42 @@ func TestWhatOutdatesASurvey(t *testing.T) {
 			time.Sleep(surveyAge + refreshPause)
 			if w.surveysMade() == before {
 				t.Error("nothing is looked at now and then")
+			}
+		})
+	})
+}
+
+// TestHostPortGoesUnseen: a pod with a host port is deleted while the stream of pods is broken, for
+// so long that pods are listed again.
+func TestHostPortGoesUnseen(t *testing.T) {
+	inWorld(t, nil, func(t *testing.T, w *world) {
+		var expired atomic.Bool
+		var stream *apiwatch.RaceFreeFakeWatcher
+		w.PrependWatchReactor("pods", func(a clienttesting.Action) (bool, apiwatch.Interface, error) {
+			if expired.Swap(false) {
+				return true, nil, apierrors.NewResourceExpired("too old")
+			}
+			pods, err := w.Tracker().Watch(a.GetResource(), a.GetNamespace())
+			if err == nil {
+				stream = pods.(*apiwatch.RaceFreeFakeWatcher)
+			}
+			return true, pods, err
+		})
+		w.setVersion("1")
+		w.running(1, "1")
+		ported := fakecluster.NewPod("ported")
+		ported.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
+		w.create(ported)
+		w.run(Options{}, func(*Watcher) {
+			time.Sleep(time.Minute)
+			before := w.surveysMade()
+			expired.Store(true)
+			stream.Stop()
+			must.Do(t, w.Tracker().Delete(fakecluster.Pods, ported.Namespace, ported.Name))
+			// Reflectors pause for up to 30 s, with jitter.
+			time.Sleep(time.Minute)
+			if w.surveysMade() == before {
+				t.Error("gateways go on with the host port")
 			}
 		})
 	})

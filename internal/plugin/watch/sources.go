@@ -91,7 +91,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 		},
 		DeleteFunc: func(gone any) {
 			w.enqueue(gone)
-			if pod, ok := gone.(*corev1.Pod); ok && len(survey.HostPorts(pod)) > 0 {
+			if pod, ok := gone.(*corev1.Pod); !ok || len(survey.HostPorts(pod)) > 0 {
 				w.clusterChanged()
 			}
 		},
