@@ -95,6 +95,9 @@ PodCertificateRequests and CertificateSigningRequests of that signerName, which
 ClusterTrustBundle. Pods with a gateway get certificates, and others for whom
 --sign-for has a rule. With -n it is about that namespace alone.
 
+Of all namespaces, the pods of one take up --parallel workers, and for the others there
+are a quarter more: pods that never become ready do not hold up other people's renewals.
+
 Runs until Ctrl-C, and can be restarted at any time: all its state is in the cluster.
 It also runs in the cluster: install/ has a Helm chart and a Kustomize base. On a terminal it
 shows a live summary, otherwise a line for each event. --once does what is due now
