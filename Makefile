@@ -8,9 +8,10 @@
 GO := $(shell sed -n 's/^go //p' go.mod)
 export GOTOOLCHAIN := go$(GO)
 
-# Programs and tests are compiled in the same way, so that what both need is compiled once.
+# Programs and tests are compiled in the same way, so that what both need is compiled once. What
+# is tested is vetted by "make check" alone, as that looks at all dependencies, too.
 export CGO_ENABLED := 0
-export GOFLAGS := -trimpath $(filter-out -trimpath,$(shell go env GOFLAGS))
+export GOFLAGS := -trimpath -vet=off $(filter-out -trimpath -vet=off,$(shell go env GOFLAGS))
 
 VERSION ?= dev
 IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)$(VARIANT)
@@ -107,7 +108,7 @@ test-unit: ## unit tests
 	go test -p $(PACKAGES) -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
-	go -C build/chart test -count=1 -vet=off ./...
+	go -C build/chart test -count=1 ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
@@ -240,7 +241,7 @@ docs: ## write docs/REFERENCE.md, the man pages, the table of rights, docs/demo.
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
 	go test ./internal/plugin/rights -run '^TestDocumentedTable$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
-	go -C build/chart test -vet=off -run '^TestBase$$' . -update
+	go -C build/chart test -run '^TestBase$$' . -update
 
 .PHONY: docs-record
 docs-record: build image demo-image ## record docs/demo.cast on the embedded cluster, which must be up, and draw it
