@@ -27,6 +27,8 @@ type claims struct {
 	nodes, services map[netip.Addr]string
 	// within counts the addresses of each node's pods that lie in its ranges, astray the others.
 	within, astray map[string]int
+	// silent are the nodes that have pods and announce no ranges, other than virtual ones.
+	silent map[string]bool
 }
 
 // Claim is a pod that has an address by the word of its kubelet.
@@ -37,7 +39,7 @@ type Claim struct {
 
 func newClaims(nodes map[string]*corev1.Node, read *read) claims {
 	c := claims{ranges: map[string]*netipx.IPSet{}, pods: map[netip.Addr][]Claim{}, nodes: map[netip.Addr]string{}, services: map[netip.Addr]string{},
-		within: map[string]int{}, astray: map[string]int{}}
+		within: map[string]int{}, astray: map[string]int{}, silent: map[string]bool{}}
 	for name, node := range nodes {
 		if ranges := podRanges(node); len(ranges) > 0 {
 			c.ranges[name] = setOf(ranges)
@@ -51,7 +53,9 @@ func newClaims(nodes map[string]*corev1.Node, read *read) claims {
 	for _, p := range read.pods {
 		for _, ip := range p.ips {
 			switch own := c.ranges[p.claim.Node]; {
+			case own == nil && virtualNode(nodes[p.claim.Node]) != "":
 			case own == nil:
+				c.silent[p.claim.Node] = true
 			case own.Contains(ip):
 				c.within[p.claim.Node]++
 			default:
@@ -87,6 +91,25 @@ func (c *claims) followed(but string) bool {
 	return within > 0
 }
 
+// vouched reports whether ip is one of node's pods, whatever others say: it lies in the range of node, and of no other one. A
+// node can announce a range for itself where nobody hands them out, so all nodes have to have one.
+func (c *claims) vouched(node string, ip netip.Addr) bool {
+	if own := c.ranges[node]; own == nil || !own.Contains(ip) {
+		return false
+	}
+	for other, set := range c.ranges {
+		if other != node && set.Contains(ip) {
+			return false
+		}
+	}
+	for other := range c.silent {
+		if other != node {
+			return false
+		}
+	}
+	return true
+}
+
 // CheckClaims is CheckAddresses at present: another pod that had one of the addresses when the cluster was
 // surveyed is read again.
 func (s *Survey) CheckClaims(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
@@ -100,16 +123,16 @@ func (s *Survey) CheckClaims(ctx context.Context, client kubernetes.Interface, p
 }
 
 // CheckAddresses returns why a certificate for the addresses of pod would vouch for those of somebody
-// else, as far as the cluster shows that. An address in the ranges of the pod's own node is its. still
-// reports whether a pod still has an address that it had when the cluster was surveyed.
+// else, as far as the cluster shows that. still reports whether a pod still has an address that it had when the cluster
+// was surveyed.
 func (s *Survey) CheckAddresses(pod *corev1.Pod, still func(Claim, netip.Addr) bool) error {
 	c := &s.claims
 	for _, ip := range installed.PodIPs(pod) {
-		if own := c.ranges[pod.Spec.NodeName]; own != nil && own.Contains(ip) {
+		if c.vouched(pod.Spec.NodeName, ip) {
 			continue
 		}
 		for node, set := range c.ranges {
-			if set.Contains(ip) && c.followed(pod.Spec.NodeName) {
+			if node != pod.Spec.NodeName && set.Contains(ip) && c.followed(pod.Spec.NodeName) {
 				return api.WithHint(fmt.Errorf("the pod is on %s, and its address %v lies in the range of the pods of %s", pod.Spec.NodeName, ip, node),
 					fmt.Sprintf("a certificate would let it pass for a pod there: find out what the kubelet of %s is doing", pod.Spec.NodeName))
 			}
