@@ -60,6 +60,16 @@ func CheckAddresses(pod *corev1.Pod, name string) error {
 		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
 }
 
+// ErrStatic says that no certificate is made for a pod because it is [Static].
+var ErrStatic = errors.New("the pod is a static pod of its node, and has no service account")
+
+// Static reports whether pod shows a static pod of its node, whose kubelet has made it: in whatever namespace it likes, without
+// a right to be there, and for no service account.
+func Static(pod *corev1.Pod) bool {
+	_, mirrors := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return mirrors
+}
+
 // Leaving reports whether pod has finished or is being deleted: there is
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {

@@ -27,8 +27,6 @@ type claims struct {
 	nodes, services map[netip.Addr]string
 	// within counts the addresses of each node's pods that lie in its ranges, astray the others.
 	within, astray map[string]int
-	// silent are the nodes that have pods and announce no ranges, other than virtual ones.
-	silent map[string]bool
 }
 
 // Claim is a pod that has an address by the word of its kubelet.
@@ -39,7 +37,7 @@ type Claim struct {
 
 func newClaims(nodes map[string]*corev1.Node, read *read) claims {
 	c := claims{ranges: map[string]*netipx.IPSet{}, pods: map[netip.Addr][]Claim{}, nodes: map[netip.Addr]string{}, services: map[netip.Addr]string{},
-		within: map[string]int{}, astray: map[string]int{}, silent: map[string]bool{}}
+		within: map[string]int{}, astray: map[string]int{}}
 	for name, node := range nodes {
 		if ranges := podRanges(node); len(ranges) > 0 {
 			c.ranges[name] = setOf(ranges)
@@ -53,9 +51,7 @@ func newClaims(nodes map[string]*corev1.Node, read *read) claims {
 	for _, p := range read.pods {
 		for _, ip := range p.ips {
 			switch own := c.ranges[p.claim.Node]; {
-			case own == nil && virtualNode(nodes[p.claim.Node]) != "":
 			case own == nil:
-				c.silent[p.claim.Node] = true
 			case own.Contains(ip):
 				c.within[p.claim.Node]++
 			default:
@@ -92,22 +88,19 @@ func (c *claims) followed(but string) bool {
 }
 
 // vouched reports whether ip is one of node's pods, whatever others say: it lies in the range of node, and of no other one. A
-// node can announce a range for itself where nobody hands them out, so all nodes have to have one.
+// node can announce a range for itself where nobody hands them out: another one has to have a range as well.
 func (c *claims) vouched(node string, ip netip.Addr) bool {
-	if own := c.ranges[node]; own == nil || !own.Contains(ip) {
+	own, handedOut := c.ranges[node], false
+	if own == nil || !own.Contains(ip) {
 		return false
 	}
 	for other, set := range c.ranges {
 		if other != node && set.Contains(ip) {
 			return false
 		}
+		handedOut = handedOut || other != node
 	}
-	for other := range c.silent {
-		if other != node {
-			return false
-		}
-	}
-	return true
+	return handedOut
 }
 
 // CheckClaims is CheckAddresses at present: another pod that had one of the addresses when the cluster was
