@@ -100,7 +100,21 @@ func TestSidecarGetsWhatIsDeclared(t *testing.T) {
 // TestNoSidecarIsCertifiedForAForeignAddress: another pod has it. That is so for the first certificate and for a later
 // one, as the kubelet may say something else by then, and for the gateway that takes its place.
 func TestNoSidecarIsCertifiedForAForeignAddress(t *testing.T) {
+	for name, config := range map[string]string{
+		"as admission makes it": `{"version":1,"sidecar":true,"trustDomain":"cluster.local","mode":"strict","onFailure":"closed"}`,
+		"no configuration":      "{",
+		"with addresses": `{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p"},"podIPs":["10.244.1.7","fd00:10:244:1::7"],` +
+			`"trustDomain":"cluster.local","mode":"strict","onFailure":"closed","ranges":["10.244.0.0/16"]}`,
+	} {
+		t.Run(name, func(t *testing.T) { testForeignAddress(t, config) })
+	}
+}
+
+func testForeignAddress(t *testing.T, config string) {
 	c, in := withSidecar(t, running)
+	pod := c.Pod("p")
+	pod.Spec.InitContainers[0].Env[0].Value = config
+	c.Update(pod)
 	u := newUncertified(in)
 	u.status.Sidecar = true
 	rival := fakecluster.NewPod("q")

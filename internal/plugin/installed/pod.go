@@ -60,6 +60,15 @@ func CheckAddresses(pod *corev1.Pod, name string) error {
 		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
 }
 
+// HasOwnAddresses reports whether the gateway in the container called name has addresses in its configuration that were
+// looked at when it was made. An ephemeral container is added by who may do anything in the pod; what comes with a pod is
+// anybody's who may create one, or is made for whatever the kubelet says.
+func HasOwnAddresses(pod *corev1.Pod, name string) bool {
+	config, err := ConfigOf(pod, name)
+	return err == nil && !config.Sidecar &&
+		slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
+}
+
 // ErrStatic says that no certificate is made for a pod because it is [Static].
 var ErrStatic = errors.New("the pod is a static pod of its node, and has no service account")
 

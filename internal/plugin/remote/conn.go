@@ -79,15 +79,14 @@ func NewClient(config *rest.Config, kube kubernetes.Interface) *Client {
 }
 
 // CheckAddresses returns why there is to be no certificate for the addresses that pod has now: its gateway in the container
-// of that name was made for others. A sidecar is made for whatever its kubelet says, so that these are held against
-// the rest of the cluster instead.
+// of that name was made for others. Where nobody has looked at them before, they are held against the rest of the
+// cluster.
 func (c *Client) CheckAddresses(ctx context.Context, pod *corev1.Pod, container string) error {
 	if err := installed.CheckAddresses(pod, container); err != nil {
 		return err
 	}
-	config, err := installed.ConfigOf(pod, container)
-	if err != nil || !config.Sidecar {
-		return nil // what it was made for may not be known
+	if installed.HasOwnAddresses(pod, container) {
+		return nil
 	}
 	cluster, err := c.survey(ctx, pod)
 	if err != nil {
