@@ -53,9 +53,8 @@ func when(yes bool) place {
 
 // toEnable chooses pods that can have a gateway, first those whose gateway is missing.
 func toEnable(pod *corev1.Pod, g *installed.Gateway) place {
-	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
 	switch {
-	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending && !installed.SidecarRuns(pod) || pod.Spec.HostNetwork || mirror:
+	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending && !installed.SidecarRuns(pod) || pod.Spec.HostNetwork || installed.Static(pod):
 		return notAtAll
 	case g == nil || g.Phase == installed.Terminated:
 		return first

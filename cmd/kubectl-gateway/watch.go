@@ -206,6 +206,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		},
 		Warn: report.warnings, Marker: announce.NewMarker(client),
 	}
+	plugin.Gateways.Survey = plugin.Cluster
 	if o.upgrade {
 		plugin.Version = version
 	}

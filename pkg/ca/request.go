@@ -95,10 +95,43 @@ func EncodeRequest(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der})
 }
 
+// extensionRequest is the attribute with the extensions of a request (RFC 2986, RFC 2985 section 5.4.2).
+var extensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+
+// hasMore reports whether a request has something that the library leaves out, and a signer may heed: names of another kind
+// than it knows, or attributes.
+func hasMore(request *x509.CertificateRequest) bool {
+	var info struct {
+		Version            int
+		Subject, PublicKey asn1.RawValue
+		Attributes         []struct {
+			ID     asn1.ObjectIdentifier
+			Values asn1.RawValue
+		} `asn1:"tag:0"`
+	}
+	if rest, err := asn1.Unmarshal(request.RawTBSCertificateRequest, &info); err != nil || len(rest) > 0 {
+		return true
+	}
+	for _, attribute := range info.Attributes {
+		if !attribute.ID.Equal(extensionRequest) {
+			return true
+		}
+	}
+	known := len(request.URIs) + len(request.IPAddresses)
+	for _, extension := range request.Extensions {
+		var names []asn1.RawValue
+		if rest, err := asn1.Unmarshal(extension.Value, &names); err != nil || len(rest) > 0 {
+			return true
+		}
+		known -= len(names)
+	}
+	return known != 0
+}
+
 // CheckNames returns [ErrBadRequest] if request asks for more than the identity and the addresses of about.
 // It may ask for less.
 func CheckNames(request *x509.CertificateRequest, about LeafRequest) error {
-	if len(request.Subject.Names) > 0 || len(request.DNSNames) > 0 || len(request.EmailAddresses) > 0 ||
+	if hasMore(request) || len(request.Subject.Names) > 0 || len(request.DNSNames) > 0 || len(request.EmailAddresses) > 0 ||
 		slices.ContainsFunc(request.Extensions, func(e pkix.Extension) bool { return !e.Id.Equal(subjectAltName) }) {
 		return fmt.Errorf("%w: it asks for more than an identity and addresses", ErrBadRequest)
 	}

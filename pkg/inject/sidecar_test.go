@@ -18,7 +18,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // withSidecar returns a cluster with the pod p, which waits for its sidecar, and the injector for it.
@@ -98,9 +97,24 @@ func TestSidecarGetsWhatIsDeclared(t *testing.T) {
 	expect.Equal(t, "first settings", want, u.issued[0].First)
 }
 
-// TestNoSidecarIsCertifiedForAForeignAddress: another pod has it.
+// TestNoSidecarIsCertifiedForAForeignAddress: another pod has it. That is so for the first certificate and for a later
+// one, as the kubelet may say something else by then, and for the gateway that takes its place.
 func TestNoSidecarIsCertifiedForAForeignAddress(t *testing.T) {
+	for name, config := range map[string]string{
+		"as admission makes it": `{"version":1,"sidecar":true,"trustDomain":"cluster.local","mode":"strict","onFailure":"closed"}`,
+		"no configuration":      "{",
+		"with addresses": `{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p"},"podIPs":["10.244.1.7","fd00:10:244:1::7"],` +
+			`"trustDomain":"cluster.local","mode":"strict","onFailure":"closed","ranges":["10.244.0.0/16"]}`,
+	} {
+		t.Run(name, func(t *testing.T) { testForeignAddress(t, config) })
+	}
+}
+
+func testForeignAddress(t *testing.T, config string) {
 	c, in := withSidecar(t, running)
+	pod := c.Pod("p")
+	pod.Spec.InitContainers[0].Env[0].Value = config
+	c.Update(pod)
 	u := newUncertified(in)
 	u.status.Sidecar = true
 	rival := fakecluster.NewPod("q")
@@ -109,12 +123,25 @@ func TestNoSidecarIsCertifiedForAForeignAddress(t *testing.T) {
 	for _, name := range []string{"node-1", "node-2"} {
 		must.Do(t, c.Tracker().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 	}
-	found := in.Survey.Found
-	in.Survey = must.Get(survey.Run(t.Context(), c, []corev1.Pod{*c.Pod("p")}, found))(t)
-	in.Survey.Found = found
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err == nil || len(u.issued) != 0 {
-		t.Errorf("%+v, %d certificates", result, len(u.issued))
+	tries := map[string]func() error{
+		"enable": func() error { return in.Enable(t.Context(), c.Pod("p")).Err },
+		"renew": func() error {
+			_, err := in.Gateways.Gateway(c.Pod("p"), "kube-gateway").Renew(t.Context(), in.Authority, 0)
+			return err
+		},
+		"replace": func() error { return in.Replace(t.Context(), c.Pod("p")).Err },
 	}
+	for name, try := range tries {
+		expect.Refusal(t, name, try(), nil, "pod/q in namespace shop has the address 10.244.1.7 as well, on node-2", "delete that pod")
+	}
+	if len(u.issued) != 0 || len(c.Added()) != 0 {
+		t.Errorf("%d certificates, %d containers", len(u.issued), len(c.Added()))
+	}
+	// Once it is gone they are the pod's own.
+	must.Do(t, c.Tracker().Delete(fakecluster.Pods, "shop", "q"))
+	must.Do(t, tries["enable"]())
+	must.Do(t, tries["renew"]())
+	expect.Equal(t, "certificates", 2, len(u.issued))
 }
 
 // TestEnableBehindADisabledSidecar adds a gateway: the one that came with the pod is idle, whether the pod's status

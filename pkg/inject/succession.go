@@ -83,7 +83,7 @@ func (in *Injector) replaceRound(ctx context.Context, pod *corev1.Pod) Result {
 	serving, err := in.Gateways.Running(ctx, pod)
 	result.Container = serving.Name
 	if err == nil {
-		err = installed.CheckAddresses(pod, serving.Name)
+		err = in.Gateways.CheckAddresses(ctx, pod, serving.Name)
 	}
 	if err != nil {
 		result.Err = err

@@ -143,11 +143,7 @@ func (in *Injector) certify(ctx context.Context, pod *corev1.Pod, gateway *remot
 		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != installed.DryRunNone {
 			return in.revoke(ctx, gateway, a)
 		}
-		first, err := in.first(ctx, pod, gateway.Ref().Container, a.status)
-		if err != nil {
-			return err
-		}
-		if _, err := gateway.Certify(ctx, in.Authority, in.Options.TTL, first); err != nil {
+		if _, err := gateway.Certify(ctx, in.Authority, in.Options.TTL, in.first(pod, name, a.status)); err != nil {
 			return fmt.Errorf("giving %s its certificate: %w", name, err)
 		}
 		a.delivered = true
@@ -155,13 +151,10 @@ func (in *Injector) certify(ctx context.Context, pod *corev1.Pod, gateway *remot
 }
 
 // first returns what the gateway called name, which has no certificate and answered with status, is to get with
-// it, nil unless it is a sidecar. Nobody has looked yet whether the addresses of its pod are its own.
-func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, status *api.Status) (*api.FirstSettings, error) {
+// it, nil unless it is a sidecar.
+func (in *Injector) first(pod *corev1.Pod, name string, status *api.Status) *api.FirstSettings {
 	if !status.Sidecar {
-		return nil, nil
-	}
-	if err := in.Survey.CheckClaims(ctx, in.Client, pod); err != nil {
-		return nil, err
+		return nil
 	}
 	seen := status.Capture.Named.Fingerprint()
 	first := &api.FirstSettings{LogTotal: installed.LogTotalOf(pod, name)}
@@ -171,7 +164,7 @@ func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, sta
 		first.Mode, first.Rules, first.Log = c.Mode, &c.Rules, c.Log
 	}
 	first.Cover = api.Cover{Coverage: in.Survey.For(pod, c.Named), Named: c.Named, Seen: seen}
-	return first, nil
+	return first
 }
 
 // revoke tells a gateway that has a certificate what is revoked, unless the certificate has brought that: a

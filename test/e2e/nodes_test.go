@@ -99,7 +99,8 @@ func TestNodeJoins(t *testing.T) {
 }
 
 // TestNodeThatLiesAboutAddresses has a node, without a kubelet of ours, that says of its pod that it has the address
-// of a pod of another node, or of loopback. It runs beside no other test, which would know the node as well.
+// of a pod of another node, or of loopback, and then that its own range has it. It runs beside no other test, which would
+// know the node as well.
 func TestNodeThatLiesAboutAddresses(t *testing.T) {
 	ns := namespace(t)
 	victim := startPods(t, ns, podSpec("victim", node1))[0]
@@ -107,11 +108,8 @@ func TestNodeThatLiesAboutAddresses(t *testing.T) {
 		runCommand(context.WithoutCancel(t.Context()), t, "", "kubectl", "delete", "node", "liar", "--ignore-not-found")
 	})
 	apply(t, ns, "apiVersion: v1\nkind: Node\nmetadata: {name: liar}\n", mustYAML(t, podSpec("liar", "liar")))
-	for address, want := range map[string]string{
-		victim.ips[0].String(): "and its address " + victim.ips[0].String() + " lies in the range of the pods of " + node1,
-		"127.0.0.1":            "address 127.0.0.1",
-		"169.254.169.254":      "address 169.254.169.254",
-	} {
+	claim := func(address, want string) {
+		t.Helper()
 		kubectl(t, "-n", ns, "patch", "pod", "liar", "--subresource=status", "--type=merge", "-p",
 			fmt.Sprintf(`{"status": {"phase": "Running", "podIP": %q, "podIPs": [{"ip": %[1]q}]}}`, address))
 		for _, delivery := range []string{"secret", "csr"} {
@@ -121,9 +119,16 @@ func TestNodeThatLiesAboutAddresses(t *testing.T) {
 			}
 		}
 	}
+	claim("127.0.0.1", "address 127.0.0.1")
+	claim("169.254.169.254", "address 169.254.169.254")
+	foreign := "and its address " + victim.ips[0].String() + " lies in the range of the pods of " + node1
+	claim(victim.ips[0].String(), foreign)
+	enable(t, nil, victim)
+	// A kubelet may write that as long as its node has no range.
+	kubectl(t, "patch", "node", "liar", "--type=merge", "-p", `{"spec": {"podCIDR": "0.0.0.0/0", "podCIDRs": ["0.0.0.0/0", "::/0"]}}`)
+	claim(victim.ips[0].String(), foreign)
 	if names := strings.Fields(kubectl(t, "-n", ns, "get", "secrets", "-o", "name")); len(names) != 0 {
 		t.Errorf("Secrets are left: %v", names)
 	}
-	enable(t, nil, victim)
 	kubectl(t, "-n", ns, "delete", "pod", "liar", "--force", "--grace-period=0")
 }

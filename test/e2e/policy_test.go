@@ -14,6 +14,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -89,7 +90,10 @@ func TestPodPolicy(t *testing.T) {
 	ns := namespace(t)
 	older := podSpec("older", node2)
 	older.Spec.HostNetwork, older.Spec.Containers[0].Command = true, []string{"/app", "sleep"}
-	apply(t, ns, mustYAML(t, older))
+	sidecar := podSpec("sidecar", node2)
+	sidecar.Spec.InitContainers = []corev1.Container{{Name: installed.ContainerName, Image: sidecar.Spec.Containers[0].Image, Command: []string{"/app", "sleep"},
+		RestartPolicy: new(corev1.ContainerRestartPolicyAlways), SecurityContext: &corev1.SecurityContext{Privileged: new(true)}}}
+	apply(t, ns, mustYAML(t, older), mustYAML(t, sidecar))
 	guard(t, ns)
 	pods := startPods(t, ns, restricted("a", node1), restricted("b", node2))
 	a, b := pods[0], pods[1]
@@ -118,6 +122,7 @@ func TestPodPolicy(t *testing.T) {
 	}
 	t.Run("containers", func(t *testing.T) { testGuardedContainers(t, a) })
 	t.Run("pods", func(t *testing.T) { testGuardedPods(t, ns) })
+	t.Run("images", func(t *testing.T) { testGuardedImages(t, ns, a.name) })
 	t.Run("debug", func(t *testing.T) { testGuardedDebug(t, a) })
 	t.Run("exec", func(t *testing.T) { testGuardedExec(t, a) })
 
@@ -129,6 +134,27 @@ func TestPodPolicy(t *testing.T) {
 	}
 	disable(t, nil, a, b)
 	a.talk(b.addr(portEcho), "direct")
+}
+
+// testGuardedImages: a pod from before the label keeps what it may, but gets no other program for that. Everything else of it
+// can be changed.
+func testGuardedImages(t *testing.T, ns, good string) {
+	c := clientOf(t, "")
+	for _, test := range []struct{ pod, patch, want string }{
+		{"older", `{"spec": {"containers": [{"name": "app", "image": "localhost/other:v1"}]}}`, "baseline: host namespaces"},
+		{"sidecar", `{"spec": {"initContainers": [{"name": "kube-gateway", "image": "localhost/other:v1"}]}}`, "the name kube-gateway"},
+		{"older", `{"metadata": {"labels": {"a": "b"}}}`, ""},
+		{"sidecar", `{"metadata": {"annotations": {"a": "b"}}}`, ""},
+		{good, `{"spec": {"containers": [{"name": "app", "image": "localhost/other:v1"}]}}`, ""},
+	} {
+		_, err := c.CoreV1().Pods(ns).Patch(t.Context(), test.pod, types.StrategicMergePatchType, []byte(test.patch), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		if test.want != "" {
+			err = refused(err, "kube-gateway-pods", test.want)
+		}
+		if err != nil {
+			t.Errorf("%s of %s: %v", test.patch, test.pod, err)
+		}
+	}
 }
 
 // testGuardedContainers: of all that could be added to p, the gateway as the plugin makes it is admitted, and

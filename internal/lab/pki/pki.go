@@ -11,6 +11,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"net/netip"
@@ -119,4 +120,33 @@ func Ed25519Key(t testing.TB) crypto.Signer {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// AddOtherName adds a name of a kind that Go's library skips to those that r asks for.
+func AddOtherName(t testing.TB, r *x509.CertificateRequest) {
+	t.Helper()
+	const uri, ip, registeredID = 6, 7, 8 // RFC 5280, section 4.2.1.6
+	name := func(tag int, value []byte) asn1.RawValue {
+		return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, Bytes: value}
+	}
+	names := []asn1.RawValue{name(registeredID, []byte{0x2a, 3, 4})}
+	for _, u := range r.URIs {
+		names = append(names, name(uri, []byte(u.String())))
+	}
+	for _, a := range r.IPAddresses {
+		if four := a.To4(); four != nil {
+			a = four
+		}
+		names = append(names, name(ip, a))
+	}
+	r.ExtraExtensions = append(r.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: must.Get(asn1.Marshal(names))(t)})
+}
+
+// AddAttribute adds an attribute to r in which some signers look for names.
+func AddAttribute(r *x509.CertificateRequest) {
+	//lint:ignore SA1019 there is no other way to make one
+	r.Attributes = []pkix.AttributeTypeAndValueSET{{
+		Type:  asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 13, 2, 1},
+		Value: [][]pkix.AttributeTypeAndValue{{{Type: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 13, 2, 1}, Value: "dns=kubernetes"}}},
+	}}
 }

@@ -66,6 +66,25 @@ func Finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
+// HasOwnAddresses reports whether the gateway in the container called name has addresses in its configuration that were
+// looked at when it was made. An ephemeral container is added by who may do anything in the pod; what comes with a pod is
+// anybody's who may create one, or is made for whatever the kubelet says.
+func HasOwnAddresses(pod *corev1.Pod, name string) bool {
+	config, err := ConfigOf(pod, name)
+	return err == nil && !config.Sidecar &&
+		slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
+}
+
+// ErrStatic says that no certificate is made for a pod because it is [Static].
+var ErrStatic = errors.New("the pod is a static pod of its node, and has no service account")
+
+// Static reports whether pod shows a static pod of its node, whose kubelet has made it: in whatever namespace it likes, without
+// a right to be there, and for no service account.
+func Static(pod *corev1.Pod) bool {
+	_, mirrors := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return mirrors
+}
+
 // Leaving reports whether pod has finished or is being deleted: there is
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {

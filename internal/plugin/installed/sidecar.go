@@ -20,9 +20,12 @@ type container struct {
 	sidecar  bool
 }
 
-// containers yields the containers of pod that can be gateways: sidecars and ephemeral ones.
+// containers yields the containers of pod that can be gateways: sidecars and ephemeral ones. A static pod has none.
 func containers(pod *corev1.Pod) iter.Seq[container] {
 	return func(yield func(container) bool) {
+		if Static(pod) {
+			return
+		}
 		for i := range pod.Spec.InitContainers {
 			c := &pod.Spec.InitContainers[i]
 			if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways {

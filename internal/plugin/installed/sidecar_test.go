@@ -85,6 +85,15 @@ func TestConfigOfSidecar(t *testing.T) {
 	}
 }
 
+// TestStaticPodsHaveNoGateways, whatever their node says that it runs there: it is in any namespace that it likes.
+func TestStaticPodsHaveNoGateways(t *testing.T) {
+	pod := born(t, up(), corev1.ContainerState{})
+	pod.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+	if gateway, ok := Current(pod); ok {
+		t.Errorf("%+v", gateway)
+	}
+}
+
 // TestSidecarFailures: the kubelet starts a sidecar again, so that its death is no end.
 func TestSidecarFailures(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -55,6 +56,20 @@ func printed(format string, o Options) (string, error) {
 	var text strings.Builder
 	err = print(&text, some())
 	return text.String(), err
+}
+
+// TestForeignText: no format hands on what could take over a terminal or turn its lines around, and none fails for it.
+func TestForeignText(t *testing.T) {
+	text := "a\x1b[2Jb\x7fc\u009bd\u202ee\u2028f\ufeffg\U000e0041"
+	for _, format := range []string{JSON, YAML, KYAML, jsonPath + "={.items[*].name} {.items[*].marks}", jsonPathAsJSON + "={.items[*]}",
+		goTemplate + "={{range .items}}{{.name}} {{.marks}}{{end}}", columns + "=NAME:.name,MARKS:.marks"} {
+		var out strings.Builder
+		print := must.Get(New(format, Options{}))(t)
+		must.Do(t, print(&out, list{Items: []pod{{Name: text, Marks: map[string]string{text: text}}}}))
+		if bad := strings.IndexFunc(out.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); bad >= 0 {
+			t.Errorf("%s prints %+q", format, out.String())
+		}
+	}
 }
 
 func TestPrints(t *testing.T) {

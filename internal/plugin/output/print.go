@@ -1,6 +1,7 @@
 package output
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,7 +32,10 @@ func printJSON(w io.Writer, value any) error {
 }
 
 func printYAML(w io.Writer, value any) error {
-	text, err := yaml.Marshal(value)
+	text, err := visible(value)
+	if err == nil {
+		text, err = yaml.JSONToYAML(text)
+	}
 	if err != nil {
 		return fmt.Errorf("encoding as YAML: %w", err)
 	}
@@ -40,14 +44,24 @@ func printYAML(w io.Writer, value any) error {
 }
 
 func printKYAML(w io.Writer, value any) error {
-	if err := new(kyaml.Encoder).FromObject(value, w); err != nil {
+	text, err := visible(value)
+	if err == nil {
+		err = new(kyaml.Encoder).FromYAML(bytes.NewReader(text), w)
+	}
+	if err != nil {
 		return fmt.Errorf("encoding as KYAML: %w", err)
 	}
 	return nil
 }
 
+// visible returns value as JSON. YAML refuses some unprintable characters, and has no escapes for others.
+func visible(value any) ([]byte, error) {
+	text, err := json.Marshal(value)
+	return terminal.VisibleJSON(text), err
+}
+
 // plain returns value as its JSON form is read: maps, slices, strings, numbers of the types
-// int64 and float64, and booleans. All strings are printable.
+// int64 and float64, and booleans. All strings are printable, keys included.
 func plain(value any) (any, error) {
 	text, err := json.Marshal(value)
 	if err != nil {
@@ -69,9 +83,11 @@ func clean(value any) any {
 			v[i] = clean(v[i])
 		}
 	case map[string]any:
-		for key := range v {
-			v[key] = clean(v[key])
+		printable := make(map[string]any, len(v))
+		for key, field := range v {
+			printable[terminal.Clean(key)] = clean(field)
 		}
+		return printable
 	}
 	return value
 }

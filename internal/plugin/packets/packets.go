@@ -21,7 +21,14 @@ const (
 	DefaultMaxBytes = 1 << 30
 	// endTimeout bounds the wait for the rest of a recording that was asked to end.
 	endTimeout = 10 * time.Second
+	// A gateway that was taken over may heed no bound. A recording may be larger by slack, for its last packet and what
+	// stands behind that, in bytes, and later by patience, for the start of the command.
+	slack    = 1 << 20
+	patience = time.Minute
 )
+
+// ErrUnbounded says that a recording goes on beyond its bounds.
+var ErrUnbounded = errors.New("the recording goes on beyond its bounds")
 
 // Options say what to record.
 type Options struct {
@@ -79,11 +86,14 @@ func Run(ctx context.Context, g *remote.Conn, o Options, take func(*pcapng.Reade
 		time.AfterFunc(endTimeout, func() { cancel(errors.New("the recording does not end")) })
 	})()
 
+	late := time.AfterFunc(cmp.Or(o.Duration, DefaultDuration)+patience, func() { cancel(ErrUnbounded) })
+	defer late.Stop()
+
 	stream, out := io.Pipe()
 	var summary Summary
 	read := make(chan error, 1)
 	go func() {
-		err := summary.read(stream, take)
+		err := summary.read(stream, uint64(cmp.Or(o.MaxBytes, DefaultMaxBytes))+slack, take)
 		if err != nil {
 			cancel(err)
 		}
@@ -113,8 +123,8 @@ func explain(g remote.Ref, err error) error {
 	return err
 }
 
-// read reads a recording to its end.
-func (s *Summary) read(r io.Reader, take func(*pcapng.Reader, *pcapng.Block) error) error {
+// read reads a recording of at most so many bytes to its end.
+func (s *Summary) read(r io.Reader, most uint64, take func(*pcapng.Reader, *pcapng.Block) error) error {
 	in := pcapng.NewReader(r)
 	for {
 		block, err := in.Next()
@@ -124,7 +134,9 @@ func (s *Summary) read(r io.Reader, take func(*pcapng.Reader, *pcapng.Block) err
 		case err != nil:
 			return err
 		}
-		s.Bytes += uint64(len(block.Raw))
+		if s.Bytes += uint64(len(block.Raw)); s.Bytes > most {
+			return ErrUnbounded
+		}
 		if block.Packet != nil {
 			s.Packets++
 		}

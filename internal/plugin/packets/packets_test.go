@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -112,5 +113,39 @@ func TestFailures(t *testing.T) {
 		if !c.want(err) || s.Complete {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
+	}
+}
+
+// endless is a container that records for as long as it is let.
+type endless struct{ silent bool }
+
+func (e endless) Run(ctx context.Context, _ remote.Ref, _ io.Reader, stdout io.Writer, _ ...string) error {
+	w, err := pcapng.NewWriter(stdout, "test")
+	if err == nil {
+		_, err = w.AddInterface(pcapng.Interface{Name: "lo", LinkType: pcapng.LinuxSLL2})
+	}
+	for packet := make([]byte, pcapng.MaxPacket); err == nil && !e.silent && ctx.Err() == nil; {
+		err = w.WritePacket(0, time.Now(), len(packet), nil, packet)
+	}
+	if err == nil {
+		<-ctx.Done()
+	}
+	return context.Cause(ctx)
+}
+
+// TestBoundsHoldHere: a gateway that somebody has taken over heeds none.
+func TestBoundsHoldHere(t *testing.T) {
+	for name, e := range map[string]endless{"bytes": {}, "time": {silent: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			written := 0
+			s, err := Run(t.Context(), (&remote.Client{Runner: e}).Gateway(&corev1.Pod{}, "kube-gateway"), Options{MaxBytes: 1000},
+				func(_ *pcapng.Reader, b *pcapng.Block) error {
+					written += len(b.Raw)
+					return nil
+				})
+			if !errors.Is(err, ErrUnbounded) || s.Complete || written > 1000+slack {
+				t.Errorf("%s: %+v, %v, %d bytes", name, s, err, written)
+			}
+		})
 	}
 }

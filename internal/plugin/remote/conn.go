@@ -18,7 +18,9 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // GatewayProgram is the gateway's program in its image.
@@ -53,10 +55,17 @@ type Client struct {
 	Runner Runner
 	// Ports reaches the ports where gateways answer for their status. Nil stands for commands alone.
 	Ports Dialer
+	// Survey says what the cluster says of addresses. Nil stands for reading that, at most every surveyAge.
+	Survey func(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error)
 	// Backoff says how often a gateway is asked until there is an answer. The zero
 	// value stands for once.
 	Backoff wait.Backoff
+
+	surveyed parallel.Recent[*survey.Survey]
 }
+
+// surveyAge is how long a survey is used that a Client has read by itself.
+const surveyAge = 15 * time.Second
 
 // NewClient returns a Client that runs commands through the API server, and asks a
 // gateway up to three times within about a second.
@@ -67,6 +76,30 @@ func NewClient(config *rest.Config, kube kubernetes.Interface) *Client {
 		Ports:   &forwarder{config: config, kube: kube},
 		Backoff: wait.Backoff{Steps: 3, Duration: 250 * time.Millisecond, Factor: 4},
 	}
+}
+
+// CheckAddresses returns why there is to be no certificate for the addresses that pod has now: its gateway in the container
+// of that name was made for others. Where nobody has looked at them before, they are held against the rest of the
+// cluster.
+func (c *Client) CheckAddresses(ctx context.Context, pod *corev1.Pod, container string) error {
+	if err := installed.CheckAddresses(pod, container); err != nil {
+		return err
+	}
+	if installed.HasOwnAddresses(pod, container) {
+		return nil
+	}
+	cluster, err := c.survey(ctx, pod)
+	if err != nil {
+		return fmt.Errorf("reading what the cluster says of addresses: %w", err)
+	}
+	return cluster.CheckClaims(ctx, c.Kube, pod)
+}
+
+func (c *Client) survey(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
+	if c.Survey != nil {
+		return c.Survey(ctx, pod)
+	}
+	return c.surveyed.Get(surveyAge, func() (*survey.Survey, error) { return survey.RunForStrict(ctx, c.Kube, []corev1.Pod{*pod}) })
 }
 
 // Gateway returns the gateway of pod in the container of that name.

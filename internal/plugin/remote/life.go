@@ -78,10 +78,13 @@ func (g *Conn) sign(ctx context.Context, issuer ca.Issuer, csr []byte, ttl time.
 		return nil, err
 	}
 	ips := installed.PodIPs(pod)
-	if len(ips) == 0 {
+	switch {
+	case installed.Static(pod):
+		return nil, installed.ErrStatic
+	case len(ips) == 0:
 		return nil, errors.New("the pod has no address")
 	}
-	if err := installed.CheckAddresses(pod, g.container); err != nil {
+	if err := g.client.CheckAddresses(ctx, pod, g.container); err != nil {
 		return nil, err
 	}
 	id := installed.Identity(pod, issuer.TrustDomain())

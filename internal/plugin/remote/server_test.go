@@ -20,6 +20,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/execstreams"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // container is what a test's command does with its streams; it returns what
@@ -127,6 +128,7 @@ func (s *server) start(t *testing.T) *Conn {
 	kube := must.Get(kubernetes.NewForConfig(config))(t)
 	client := NewClient(config, kube)
 	client.Backoff = wait.Backoff{}
+	client.Survey = func(context.Context, *corev1.Pod) (*survey.Survey, error) { return new(survey.Survey), nil }
 	return client.Gateway(running(), "kube-gateway")
 }
 

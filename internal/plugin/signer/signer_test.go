@@ -342,6 +342,8 @@ func TestARequestForOthersIsNotHandedOn(t *testing.T) {
 		"an extension": func(r *x509.CertificateRequest) {
 			r.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Value: []byte{0x30, 3, 1, 1, 0xff}}}
 		},
+		"a name of another kind": func(r *x509.CertificateRequest) { pki.AddOtherName(t, r) },
+		"an attribute":           pki.AddAttribute,
 	} {
 		r := good()
 		edit(r)

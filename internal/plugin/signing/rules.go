@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -74,6 +75,9 @@ func (s *Server) ruled(namespace, account string) bool {
 // error is a [Refusal] if the pod gets none. Messages tell the asker nothing of the pod that the request does not.
 func (s *Server) aboutPod(ctx context.Context, c signer.Holder) (ca.LeafRequest, error) {
 	none := ca.LeafRequest{}
+	if len(content.IsPathSegmentName(c.Name)) > 0 || len(content.IsPathSegmentName(c.Namespace)) > 0 {
+		return none, refuse(reasonPod, "%q in namespace %q is not the name of a pod", c.Name, c.Namespace)
+	}
 	pod, err := s.Client.CoreV1().Pods(c.Namespace).Get(ctx, c.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -91,6 +95,8 @@ func (s *Server) aboutPod(ctx context.Context, c signer.Holder) (ca.LeafRequest,
 	switch {
 	case installed.Leaving(pod):
 		return none, refuse(reasonEnded, "pod %s has ended, or is about to", c.Name)
+	case installed.Static(pod):
+		return none, refuse(reasonMismatch, "%v", installed.ErrStatic)
 	case c.ServiceAccount != id.ServiceAccount:
 		return none, refuse(reasonMismatch, "the service account of pod %s is not %s", c.Name, c.ServiceAccount)
 	case c.Node != pod.Spec.NodeName:

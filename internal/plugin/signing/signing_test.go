@@ -275,6 +275,7 @@ func TestRefusedPods(t *testing.T) {
 		reason  string
 		words   string
 	}{
+		"no name of a pod":        {nil, spec(func(s *certificatesv1.PodCertificateRequestSpec) { s.PodName = "../secrets/x" }), reasonPod, `"../secrets/x" in namespace "shop" is not the name`},
 		"no such pod":             {nil, spec(func(s *certificatesv1.PodCertificateRequestSpec) { s.PodName = "web-9" }), reasonPod, "no pod web-9"},
 		"another pod of the name": {nil, spec(func(s *certificatesv1.PodCertificateRequestSpec) { s.PodUID = "uid-old" }), reasonPod, "UID uid-old"},
 		"another service account": {nil, spec(func(s *certificatesv1.PodCertificateRequestSpec) { s.ServiceAccountName = "root" }), reasonMismatch, "is not root"},
@@ -307,6 +308,12 @@ func TestRefusedPods(t *testing.T) {
 		"an extension": {nil, names(func(r *x509.CertificateRequest) {
 			r.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Value: []byte{0x30, 3, 1, 1, 0xff}}}
 		}), reasonRequest, "more than"},
+		"a name of another kind": {nil, names(func(r *x509.CertificateRequest) {
+			full(r)
+			pki.AddOtherName(t, r)
+		}), reasonRequest, "more than"},
+		"an attribute":          {nil, names(pki.AddAttribute), reasonRequest, "more than"},
+		"a static pod":          {func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} }, nil, reasonMismatch, "static pod"},
 		"an end":                {func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, nil, reasonEnded, "web-0"},
 		"no gateway":            {func(p *corev1.Pod) { p.Spec.EphemeralContainers = nil }, nil, reasonNoGateway, "--sign-for='ns/shop/sa/web'"},
 		"a dead gateway":        {stateOf(fakecluster.Terminated(1, "died")), nil, reasonNoGateway, "no gateway"},

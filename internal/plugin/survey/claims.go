@@ -87,6 +87,22 @@ func (c *claims) followed(but string) bool {
 	return within > 0
 }
 
+// vouched reports whether ip is one of node's pods, whatever others say: it lies in the range of node, and of no other one. A
+// node can announce a range for itself where nobody hands them out: another one has to have a range as well.
+func (c *claims) vouched(node string, ip netip.Addr) bool {
+	own, handedOut := c.ranges[node], false
+	if own == nil || !own.Contains(ip) {
+		return false
+	}
+	for other, set := range c.ranges {
+		if other != node && set.Contains(ip) {
+			return false
+		}
+		handedOut = handedOut || other != node
+	}
+	return handedOut
+}
+
 // CheckClaims is CheckAddresses at present: another pod that had one of the addresses when the cluster was
 // surveyed is read again.
 func (s *Survey) CheckClaims(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
@@ -100,16 +116,16 @@ func (s *Survey) CheckClaims(ctx context.Context, client kubernetes.Interface, p
 }
 
 // CheckAddresses returns why a certificate for the addresses of pod would vouch for those of somebody
-// else, as far as the cluster shows that. An address in the ranges of the pod's own node is its. still
-// reports whether a pod still has an address that it had when the cluster was surveyed.
+// else, as far as the cluster shows that. still reports whether a pod still has an address that it had when the cluster
+// was surveyed.
 func (s *Survey) CheckAddresses(pod *corev1.Pod, still func(Claim, netip.Addr) bool) error {
 	c := &s.claims
 	for _, ip := range installed.PodIPs(pod) {
-		if own := c.ranges[pod.Spec.NodeName]; own != nil && own.Contains(ip) {
+		if c.vouched(pod.Spec.NodeName, ip) {
 			continue
 		}
 		for node, set := range c.ranges {
-			if set.Contains(ip) && c.followed(pod.Spec.NodeName) {
+			if node != pod.Spec.NodeName && set.Contains(ip) && c.followed(pod.Spec.NodeName) {
 				return api.WithHint(fmt.Errorf("the pod is on %s, and its address %v lies in the range of the pods of %s", pod.Spec.NodeName, ip, node),
 					fmt.Sprintf("a certificate would let it pass for a pod there: find out what the kubelet of %s is doing", pod.Spec.NodeName))
 			}

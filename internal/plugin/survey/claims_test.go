@@ -27,6 +27,10 @@ func podOn(node, name string, ips ...string) *corev1.Pod {
 func TestCheckAddresses(t *testing.T) {
 	announcing := []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24", "fd00:10:244::/64"), node("b", "192.168.1.2", "10.244.1.0/24", "fd00:10:244:1::/64")}
 	silent := []runtime.Object{node("a", "192.168.1.1"), node("b", "192.168.1.2")}
+	// b has made up ranges for itself.
+	alone := []runtime.Object{node("a", "192.168.1.1"), node("b", "192.168.1.2", "0.0.0.0/0", "::/0")}
+	joined := []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), node("b", "192.168.1.2", "10.244.0.0/16")}
+	silent3 := append(slices.Clip(announcing), node("c", "192.168.1.3"))
 	finished, leaving := podOn("a", "finished", "10.244.0.7"), podOn("a", "leaving", "10.244.0.7")
 	finished.Status.Phase = corev1.PodSucceeded
 	leaving.DeletionTimestamp, leaving.Finalizers = new(metav1.Now()), []string{"x"}
@@ -57,6 +61,12 @@ func TestCheckAddresses(t *testing.T) {
 		"a node's":              {silent, []runtime.Object{podOn("a", "v", "10.244.0.7")}, []string{"192.168.1.1"}, false, "the pod's address 192.168.1.1 is one of a"},
 		"of a hostNetwork pod":  {silent, []runtime.Object{onHost}, []string{"192.168.1.1"}, false, "is one of a"},
 		"its own node's":        {silent, nil, []string{"192.168.1.2"}, false, ""},
+		"a made-up range":       {alone, []runtime.Object{podOn("a", "v", "10.244.0.7")}, []string{"10.244.0.7"}, false, "pod/v in namespace shop has the address 10.244.0.7 as well, on a"},
+		"with a node in it":     {alone, []runtime.Object{podOn("a", "v", "10.244.0.7")}, []string{"192.168.1.1"}, false, "is one of a"},
+		"with a Service in it":  {alone, []runtime.Object{podOn("a", "v", "10.244.0.7"), service}, []string{"10.96.0.10"}, false, "is that of Service shop/web"},
+		"nobody else there":     {alone, []runtime.Object{podOn("a", "v", "10.244.0.7")}, []string{"10.244.0.8"}, false, ""},
+		"a range over a's":      {joined, []runtime.Object{podOn("a", "v", "10.244.0.7")}, []string{"10.244.0.8"}, false, "lies in the range of the pods of a"},
+		"whatever c says":       {silent3, []runtime.Object{podOn("c", "v", "10.244.1.7")}, []string{"10.244.1.7"}, false, ""},
 		"a Service's":           {silent, []runtime.Object{service}, []string{"10.96.0.10"}, false, "is that of Service shop/web"},
 	} {
 		t.Run(name, func(t *testing.T) {

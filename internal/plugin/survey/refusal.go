@@ -24,7 +24,7 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 		return refuse("name the pod that replaces it", "the pod is being deleted")
 	case installed.Finished(pod):
 		return refuse("name a pod that runs", "the pod has finished (%s)", pod.Status.Phase)
-	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+	case installed.Static(pod):
 		return refuse("run it as an ordinary pod, for example of a DaemonSet",
 			"this is a static pod: it belongs to its node, and the API server cannot change it")
 	case windows(pod, node):

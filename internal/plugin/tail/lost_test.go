@@ -72,6 +72,21 @@ func TestLostLines(t *testing.T) {
 	}
 }
 
+// TestProcessesAreBounded: a gateway that somebody has taken over may have as many as it likes.
+func TestProcessesAreBounded(t *testing.T) {
+	at := cursor{fromStart: true}
+	for i := range 10 * maxProcesses {
+		at.missing(number{By: fmt.Sprint("worker-", i), N: 1})
+	}
+	at.missing(number{By: strings.Repeat("x", maxName+1), N: 1})
+	if n := len(at.numbers); n != maxProcesses {
+		t.Errorf("%d processes are remembered", n)
+	}
+	if lost := at.missing(number{By: "worker-7", N: 5}); lost != 3 {
+		t.Errorf("%d lines of a known one are lost", lost)
+	}
+}
+
 // TestLogBeginsLater: what was asked for may reach further back than what the node has.
 func TestLogBeginsLater(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -12,10 +12,17 @@ import (
 // whole reports whether all lines of each log are asked for.
 func (o *Options) whole() bool { return o.Lines < 0 && o.Since == 0 }
 
+// maxProcesses bounds the processes whose lines are counted, and maxName the length of their names, in bytes. A gateway has a
+// supervisor, and one worker after the other.
+const (
+	maxProcesses = 256
+	maxName      = 64
+)
+
 // missing returns how many lines are missing before a line with this number.
 func (at *cursor) missing(n number) uint64 {
 	last, known := at.numbers[n.By]
-	if n.N == 0 {
+	if n.N == 0 || len(n.By) > maxName || !known && len(at.numbers) >= maxProcesses {
 		return 0
 	}
 	if at.numbers == nil {

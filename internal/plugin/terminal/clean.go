@@ -37,7 +37,14 @@ func Clean(text string) string {
 // CleanJSON returns JSON text with its unprintable characters in JSON's own escapes. The
 // value stays the same: valid JSON has such characters in strings and, as line ends and
 // tabs, between its parts alone.
-func CleanJSON(text []byte) []byte {
+func CleanJSON(text []byte) []byte { return escapeJSON(text, `\`) }
+
+// VisibleJSON returns JSON text in which these escapes are part of the strings, as [Clean] has it: what is made
+// of them has no unprintable characters, whatever its form.
+func VisibleJSON(text []byte) []byte { return escapeJSON(text, `\\`) }
+
+// escapeJSON returns JSON text with unprintable characters as escapes that begin with a backslash.
+func escapeJSON(text []byte, backslash string) []byte {
 	clean := make([]byte, 0, len(text))
 	for _, r := range string(text) {
 		switch {
@@ -45,9 +52,9 @@ func CleanJSON(text []byte) []byte {
 			clean = utf8.AppendRune(clean, r)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)
-			clean = fmt.Appendf(clean, `\u%04x\u%04x`, high, low)
+			clean = fmt.Appendf(clean, `%[1]su%04[2]x%[1]su%04[3]x`, backslash, high, low)
 		default:
-			clean = fmt.Appendf(clean, `\u%04x`, r)
+			clean = fmt.Appendf(clean, `%su%04x`, backslash, r)
 		}
 	}
 	return clean

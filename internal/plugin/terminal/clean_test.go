@@ -69,5 +69,9 @@ func FuzzCleanJSON(f *testing.F) {
 		if bytes.ContainsRune(out, 0x1b) {
 			t.Fatal("escape character left")
 		}
+		var visible any
+		if err := json.Unmarshal(VisibleJSON(in), &visible); err != nil {
+			t.Fatalf("%q became %q (%v)", in, VisibleJSON(in), err)
+		}
 	})
 }

@@ -127,6 +127,18 @@ func TestCanaryInPieces(t *testing.T) {
 	}
 }
 
+// TestManySmallSegments: what waits for a gap is bounded in number, too.
+func TestManySmallSegments(t *testing.T) {
+	s := stream{canary: []byte(testCanary)}
+	s.add(segment{syn: true}, false)
+	for i := range uint32(4 * maxSegments) {
+		s.add(segment{sequence: 2 * (i + 1), payload: []byte("x")}, true)
+	}
+	if len(s.pending) > maxSegments || !s.lost || s.whole() {
+		t.Errorf("%d segments wait, lost %v", len(s.pending), s.lost)
+	}
+}
+
 func record(kind byte, version uint16, body []byte) []byte {
 	b := []byte{kind, byte(version >> 8), byte(version), byte(len(body) >> 8), byte(len(body))}
 	return append(b, body...)

@@ -6,8 +6,11 @@ import (
 	"slices"
 )
 
-// maxPending bounds the segments that a stream keeps for later, in bytes.
-const maxPending = 128 << 10
+// maxPending bounds the segments that a stream keeps for later, in bytes, and maxSegments their number.
+const (
+	maxPending  = 128 << 10
+	maxSegments = 512
+)
 
 // stream is one direction of a connection, put together from its segments.
 type stream struct {
@@ -78,7 +81,7 @@ func (s *stream) accept(sequence uint32, payload []byte) bool {
 }
 
 func (s *stream) postpone(sequence uint32, payload []byte) {
-	if s.waiting+len(payload) > maxPending {
+	if s.waiting+len(payload) > maxPending || len(s.pending) >= maxSegments {
 		s.lost = true
 		return
 	}
