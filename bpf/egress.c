@@ -26,27 +26,39 @@ static __always_inline bool has_socket(struct __sk_buff *skb)
 	return !sk || (sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM);
 }
 
-/* What skip_headers returns where the headers have no end. */
+/* What skip_header and skip_headers return where the headers have no end. */
 #define HIDDEN (~0u)
 
-/* Where TCP begins in an IPv6 packet, behind extension headers as well, or 0. */
-static __always_inline __u32 skip_headers(struct __sk_buff *skb, __u8 next)
+/* Reads the extension header of a kind that begins at at: its length, and in the low byte the kind of the next one. 0 if TCP cannot be
+ * behind it. */
+GLOBAL long skip_header(struct __sk_buff *skb, __u32 at, __u32 kind)
+{
+	struct { __u8 next, len; __be16 fragment; } head;
+
+	if (kind != IPPROTO_HOPOPTS && kind != IPPROTO_ROUTING && kind != IPPROTO_DSTOPTS && kind != IPPROTO_FRAGMENT)
+		return 0;
+	if (load_header(skb, at, &head, sizeof(head)))
+		return HIDDEN;
+	if (kind != IPPROTO_FRAGMENT)
+		return (head.len + 1) * 8 << 8 | head.next;
+	return head.fragment & bpf_htons(IP6_OFFSET) ? 0 : 8 << 8 | head.next;
+}
+
+/* Where TCP begins in an IPv6 packet, behind extension headers as well, of which the first one is of kind, or 0. */
+GLOBAL long skip_headers(struct __sk_buff *skb, __u32 kind)
 {
 	__u32 at = sizeof(struct ipv6hdr);
 
 	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
-		struct { __u8 next, len; __be16 fragment; } head;
+		__u32 header;
 
-		if (next == IPPROTO_TCP)
+		if (kind == IPPROTO_TCP)
 			return at;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
-			return 0;
-		if (load_header(skb, at, &head, sizeof(head)))
-			return HIDDEN;
-		if (next == IPPROTO_FRAGMENT && head.fragment & bpf_htons(IP6_OFFSET))
-			return 0;
-		at += next == IPPROTO_FRAGMENT ? 8 : (head.len + 1) * 8;
-		next = head.next;
+		header = skip_header(skb, at, kind);
+		if (!header || header == HIDDEN)
+			return header;
+		at += header >> 8;
+		kind = header & 0xff;
 	}
 	return HIDDEN;
 }

@@ -154,7 +154,7 @@ func TestRawSYN(t *testing.T) {
 			return "\x45\x00\x00\x28\x00\x01" + fragment + "\x40\x06" + strings.Repeat("\x00", 6) + string(to[:])
 		}
 		options := func(next string) string { return next + "\x00\x01\x04\x00\x00\x00\x00" }
-		first, second := syn[:8], strings.Repeat("\x00", 8)
+		first, second, ack := syn[:8], strings.Repeat("\x00", 8), strings.Replace(syn, "\x50\x02", "\x50\x10", 1)
 		packets := []struct {
 			dial   dial
 			packet string
@@ -169,6 +169,7 @@ func TestRawSYN(t *testing.T) {
 			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, options("\x06") + syn, true},
 			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, strings.Repeat(options("\x3c"), 9) + options("\x06") + syn, true},
 			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, options("\x3b"), false},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, options("\x3c") + options("\x06") + ack, false},
 		}
 		var want uint64
 		for _, strict := range []bool{false, true} {

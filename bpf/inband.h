@@ -34,7 +34,7 @@ static __always_inline void offer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 }
 
 /* Whether the packet in the making gets the option. */
-static __always_inline bool has_option(struct bpf_sock_ops *ctx)
+GLOBAL long has_option(struct bpf_sock_ops *ctx)
 {
 	__u32 flags = ctx->skb_tcp_flags & (TH_SYN | TH_ACK);
 	struct bpf_sock *sk = ctx->sk;
@@ -45,7 +45,7 @@ static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 		/* The SYN is not at hand: not with a SYN cookie, nor when a SYN-ACK is sent
 		 * again. */
 		ends_of(ctx, &key.server, &key.client);
-		return bpf_map_lookup_elem(&kgw_shown, &key);
+		return bpf_map_lookup_elem(&kgw_shown, &key) != NULL;
 	}
 	if (flags != TH_SYN || !sk)
 		return false;
@@ -55,48 +55,47 @@ static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 	return has_role(h, ROLE_INBAND) && ctx->total_retrans < h->offers;
 }
 
-/* Makes the second option of a SYN-ACK. What a connection of the gateway finds at the pod's own address, another one to that
- * address finds as well; other addresses of the pod are not known to the other end. */
-static __always_inline bool make_answer(struct bpf_sock_ops *ctx, struct answer_option *o)
+/* What the second option of a SYN-ACK says: the gateway's number, and above it the port in network order. 0 if there is none. What a
+ * connection of the gateway finds at the pod's own address, another one to that address finds as well; other addresses of the pod are
+ * not known to the other end. */
+GLOBAL long answer_for(struct bpf_sock_ops *ctx)
 {
 	struct config *cfg = get_config();
 	struct endpoint local = {}, remote = {};
-	__u32 number;
 
 	if (!cfg || (ctx->skb_tcp_flags & (TH_SYN | TH_ACK)) != (TH_SYN | TH_ACK))
-		return false;
+		return 0;
 	ends_of(ctx, &local, &remote);
 	if (same_ip(local.ip, cfg->pod_ip4))
-		number = cfg->number4;
-	else if (same_ip(local.ip, cfg->pod_ip6))
-		number = cfg->number6;
-	else
-		return false;
-	*o = (struct answer_option){ OPTION_KIND, sizeof(*o), ANSWER_EXID, bpf_htonl(number), local.port };
-	return true;
+		return (__u64)local.port << 32 | cfg->number4;
+	if (same_ip(local.ip, cfg->pod_ip6))
+		return (__u64)local.port << 32 | cfg->number6;
+	return 0;
 }
 
 static __always_inline void reserve_option(struct bpf_sock_ops *ctx)
 {
-	struct answer_option a;
-
 	if (!has_option(ctx))
 		return;
-	if (!make_answer(ctx, &a) || bpf_reserve_hdr_opt(ctx, sizeof(struct option) + sizeof(a), 0))
+	if (!answer_for(ctx) || bpf_reserve_hdr_opt(ctx, sizeof(struct option) + sizeof(struct answer_option), 0))
 		bpf_reserve_hdr_opt(ctx, sizeof(struct option), 0);
 }
 
 static __always_inline void write_option(struct bpf_sock_ops *ctx)
 {
 	struct option o = OPTION;
-	struct answer_option a;
+	__u64 answer;
 
 	if (!has_option(ctx))
 		return;
 	bpf_store_hdr_opt(ctx, &o, sizeof(o), 0);
-	/* Fails if there is no room for it. */
-	if (make_answer(ctx, &a))
+	answer = answer_for(ctx);
+	if (answer) {
+		struct answer_option a = { OPTION_KIND, sizeof(a), ANSWER_EXID, bpf_htonl(answer), answer >> 32 };
+
+		/* Fails if there is no room for it. */
 		bpf_store_hdr_opt(ctx, &a, sizeof(a), 0);
+	}
 }
 
 /* The SYN-ACK has come: did the other end answer? */

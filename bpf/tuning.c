@@ -19,7 +19,8 @@
 #define TCP_CONGESTION 13
 #define TCP_USER_TIMEOUT 18
 
-static __always_inline enum tunable tunable_of(const struct bpf_sockopt *ctx)
+/* The option that is set, or TUNABLES. */
+GLOBAL long tunable_of(struct bpf_sockopt *ctx)
 {
 	switch (ctx->level) {
 	case SOL_SOCKET:
@@ -64,7 +65,7 @@ static __always_inline bool is_workers(struct bpf_sock *sk)
 	return h && h->role != ROLE_CAPTURED && h->role != ROLE_PRESENTED;
 }
 
-static __always_inline void note(struct bpf_sockopt *ctx, enum tunable which)
+static __always_inline void note(struct bpf_sockopt *ctx, __u64 which)
 {
 	struct bpf_sock *sk = ctx->sk;
 	void *end = ctx->optval_end;
@@ -94,7 +95,8 @@ static __always_inline void note(struct bpf_sockopt *ctx, enum tunable which)
 SEC("cgroup/setsockopt")
 int kgw_tune(struct bpf_sockopt *ctx)
 {
-	enum tunable which = tunable_of(ctx);
+	/* The verifier knows the bounds of all 64 bits only. */
+	__u64 which = tunable_of(ctx);
 
 	/* sockopt.c has dealt with it. */
 	if (ctx->level == SOCKOPT_LEVEL)

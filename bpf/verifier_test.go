@@ -14,7 +14,7 @@ import (
 )
 
 // maxVerified is how many instructions of one program the verifier may go through. Each takes a microsecond of CPU
-// when the gateway of a pod starts. Linux 6.18 goes through 2,700 of kgw_ingress, and 13,000 of all programs; a loop that is
+// when the gateway of a pod starts. Linux 6.18 goes through 2,300 of kgw_ingress, and 12,600 of all programs; a loop that is
 // unrolled or a function that is not GLOBAL makes 10,000 of one.
 const maxVerified = 8_000
 

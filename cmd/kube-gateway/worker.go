@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -89,7 +88,6 @@ func runWorker(ctx context.Context, args []string) error {
 		log.Slog().Error("the worker goes on with less confinement", "error", err.Error())
 	}
 	// What starting up allocated is not needed again, nor is most of the code.
-	debug.FreeOSMemory()
 	time.AfterFunc(time.Second, program.Tidy)
 	go func() {
 		if err := handoff.ServeEdges(ctx, from.Edges, p.Edges); err != nil {

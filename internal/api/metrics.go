@@ -1,5 +1,13 @@
 package api
 
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
 // MaxMetricSamples bounds the samples of a gateway's metrics. Their number is fixed, and
 // far below: no label depends on the traffic.
 const MaxMetricSamples = 1000
@@ -22,4 +30,26 @@ type MetricFamily struct {
 type MetricSample struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	Value  float64           `json:"value"`
+}
+
+// Exposition returns the metrics in Prometheus' text format 0.0.4.
+func (m *Metrics) Exposition() string {
+	escapeHelp := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	escapeLabel := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	var b strings.Builder
+	for _, f := range m.Families {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(f.Help), f.Name, f.Type)
+		for _, s := range f.Samples {
+			var labels []string
+			for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
+				labels = append(labels, name+`="`+escapeLabel.Replace(s.Labels[name])+`"`)
+			}
+			b.WriteString(f.Name)
+			if len(labels) > 0 {
+				b.WriteString("{" + strings.Join(labels, ",") + "}")
+			}
+			b.WriteString(" " + strconv.FormatFloat(s.Value, 'g', -1, 64) + "\n")
+		}
+	}
+	return b.String()
 }

@@ -94,35 +94,38 @@ func request(family uint8, states uint32, id [sizeofID]byte) []byte {
 	return append(b, id[:]...)
 }
 
+// getTCP asks for TCP sockets of both families (TCPDIAG_GETSOCK). SOCK_DIAG_BY_FAMILY knows one family a request, and
+// the kernel goes through the sockets of the whole node for each request: a megabyte of hash table where there is none.
+const getTCP = 18
+
+// requestAll returns a struct inet_diag_req for sockets with any ends.
+func requestAll(states uint32) []byte {
+	const family, ext, dbs = unix.AF_UNSPEC, 0, 0
+	b := append([]byte{family, 0, 0, ext}, make([]byte, sizeofID)...)
+	b = binary.NativeEndian.AppendUint32(b, states)
+	return binary.NativeEndian.AppendUint32(b, dbs)
+}
+
 // sockDiag is the kernel itself. Requests go to the network namespace of the calling thread; a
 // missing answer is an error after a minute.
 type sockDiag struct{}
 
 func (sockDiag) dump(states uint32, f func(*socket) bool) error {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		r := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		r.AddRawData(request(family, states, [sizeofID]byte{}))
-		more := true
-		var failed error
-		err := r.ExecuteIter(unix.NETLINK_SOCK_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(message []byte) bool {
-			var s *socket
-			if s, failed = parse(message); failed == nil {
-				more = f(s)
-			}
-			return failed == nil && more
-		})
-		switch {
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPROTONOSUPPORT):
-			return api.WithHint(ErrNoDiag, "the node's kernel, or its module tcp_diag, lacks it")
-		case err != nil && !errors.Is(err, netlink.ErrDumpInterrupted):
-			return fmt.Errorf("listing sockets: %w", err)
-		case failed != nil:
-			return failed
-		case !more:
-			return nil
-		}
+	r := nl.NewNetlinkRequest(getTCP, unix.NLM_F_DUMP)
+	r.AddRawData(requestAll(states))
+	var failed error
+	err := r.ExecuteIter(unix.NETLINK_SOCK_DIAG, getTCP, func(message []byte) bool {
+		var s *socket
+		s, failed = parse(message)
+		return failed == nil && f(s)
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		return api.WithHint(ErrNoDiag, "the node's kernel, or its module tcp_diag, lacks it")
+	case err != nil && !errors.Is(err, netlink.ErrDumpInterrupted):
+		return fmt.Errorf("listing sockets: %w", err)
 	}
-	return nil
+	return failed
 }
 
 func (sockDiag) destroy(s *socket) error {

@@ -145,6 +145,8 @@ func TestRealKernel(t *testing.T) {
 	n := netlab.New(t, 1).Node(0)
 	ln := must.Get(n.Listen("tcp", n.Addr(9000)))(t)
 	defer ln.Close()
+	ln6 := must.Get(n.Listen("tcp", netip.AddrPortFrom(n.IP6, 9000).String()))(t)
+	defer ln6.Close()
 	conn := must.Get(n.Dial("tcp", n.Addr(9000)))(t)
 	defer conn.Close()
 	must.Do(t, n.Do(func() error {
@@ -160,7 +162,7 @@ func TestRealKernel(t *testing.T) {
 			}
 			return true
 		})
-		if err != nil || len(seen) != 3 {
+		if err != nil || len(seen) != 4 {
 			t.Errorf("saw %q, %v", strings.Join(seen, " "), err)
 		}
 		if err := (sockDiag{}).destroy(&one); err != nil {

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -99,10 +98,8 @@ func handler(ask func(context.Context) (*api.Status, error)) http.Handler {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		promhttp.HandlerFor(metrics.Gatherer(status), promhttp.HandlerOpts{
-			EnableOpenMetrics: true,
-			// Compressing costs more memory than all the rest.
-			DisableCompression: true,
-		}).ServeHTTP(w, r)
+		// Compressing would cost more memory than all the rest. What ends a client's connection is its own business.
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_ = metrics.Write(w, status)
 	})
 }

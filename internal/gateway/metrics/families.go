@@ -4,8 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -17,27 +15,31 @@ const namespace = "kube_gateway"
 type family struct {
 	short  string // the name without the namespace
 	help   string
-	kind   prometheus.ValueType
+	kind   kind
 	labels []string
 	read   func(s *api.Status, emit func(value float64, labels ...string))
 }
 
-func (f *family) name() string { return prometheus.BuildFQName(namespace, "", f.short) }
+// kind is the type of a metric in Prometheus' words.
+type kind string
 
-func (f *family) desc() *prometheus.Desc {
-	return prometheus.NewDesc(f.name(), f.help, f.labels, nil)
-}
+const (
+	isCounter kind = "counter"
+	isGauge   kind = "gauge"
+)
+
+func (f *family) name() string { return namespace + "_" + f.short }
 
 // emitter receives a sample.
 type emitter = func(value float64, labels ...string)
 
 // counter returns a family of one counter without labels.
 func counter(short, help string, value func(*api.Status) uint64) family {
-	return family{short, help, prometheus.CounterValue, nil, func(s *api.Status, emit emitter) { emit(float64(value(s))) }}
+	return family{short, help, isCounter, nil, func(s *api.Status, emit emitter) { emit(float64(value(s))) }}
 }
 
 // ofDirections returns a family with a sample for each direction.
-func ofDirections(short, help string, kind prometheus.ValueType, value func(*api.Direction) float64) family {
+func ofDirections(short, help string, kind kind, value func(*api.Direction) float64) family {
 	return family{short, help, kind, []string{"direction"}, func(s *api.Status, emit emitter) {
 		eachDirection(s, func(name string, d *api.Direction) { emit(value(d), name) })
 	}}
@@ -50,7 +52,7 @@ func eachDirection(s *api.Status, do func(name string, d *api.Direction)) {
 
 // ofTime returns a gauge that is left out while the time is unknown.
 func ofTime(short, help string, value func(*api.Status) time.Time) family {
-	return family{short, help, prometheus.GaugeValue, nil, func(s *api.Status, emit emitter) {
+	return family{short, help, isGauge, nil, func(s *api.Status, emit emitter) {
 		if t := value(s); !t.IsZero() {
 			emit(float64(t.UnixMilli()) / 1000)
 		}
@@ -64,11 +66,11 @@ func families() []family {
 
 func aboutGateway() []family {
 	return []family{
-		{"info", "What the gateway is and runs with; always 1.", prometheus.GaugeValue,
+		{"info", "What the gateway is and runs with; always 1.", isGauge,
 			[]string{"version", "fips140", "mode", "on_failure", "wire", "identity"}, func(s *api.Status, emit emitter) {
 				emit(1, s.Version, s.FIPS140, string(s.Mode), string(s.OnFailure), string(s.Wire), s.Identity)
 			}},
-		{"state", "Whether the gateway is in this state, 1 or 0.", prometheus.GaugeValue,
+		{"state", "Whether the gateway is in this state, 1 or 0.", isGauge,
 			[]string{"state"}, func(s *api.Status, emit emitter) {
 				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Standby, api.Draining} {
 					var is float64
@@ -78,7 +80,7 @@ func aboutGateway() []family {
 					emit(is, string(state))
 				}
 			}},
-		{"missing_features", "Features that could not be loaded; the gateway works without them.", prometheus.GaugeValue,
+		{"missing_features", "Features that could not be loaded; the gateway works without them.", isGauge,
 			nil, func(s *api.Status, emit emitter) { emit(float64(len(s.Missing))) }},
 		ofTime("start_time_seconds", "When the gateway was started, in seconds since 1970.",
 			func(s *api.Status) time.Time { return s.StartedAt }),
@@ -99,7 +101,7 @@ func aboutGateway() []family {
 
 func aboutMemory() []family {
 	// A value is left out where it is not known, a limit where there is none.
-	of := func(short, help string, limited bool, kind prometheus.ValueType, value func(*api.Memory) float64) family {
+	of := func(short, help string, limited bool, kind kind, value func(*api.Memory) float64) family {
 		return family{short, help, kind, nil, func(s *api.Status, emit emitter) {
 			if m := s.Memory; m != nil && (!limited || m.Limit > 0) {
 				emit(value(m))
@@ -107,22 +109,22 @@ func aboutMemory() []family {
 		}}
 	}
 	return []family{
-		of("memory_used_bytes", "Memory that the gateway's container uses, page cache included.", false, prometheus.GaugeValue,
+		of("memory_used_bytes", "Memory that the gateway's container uses, page cache included.", false, isGauge,
 			func(m *api.Memory) float64 { return float64(m.Used) }),
-		of("memory_killed_total", "Processes of the gateway that the kernel killed because the pod's memory was used up.", false, prometheus.CounterValue,
+		of("memory_killed_total", "Processes of the gateway that the kernel killed because the pod's memory was used up.", false, isCounter,
 			func(m *api.Memory) float64 { return float64(m.Killed) }),
-		of("memory_limit_bytes", "The limit of the memory of the pod or of the gateway's container, of which less is left.", true, prometheus.GaugeValue,
+		of("memory_limit_bytes", "The limit of the memory of the pod or of the gateway's container, of which less is left.", true, isGauge,
 			func(m *api.Memory) float64 { return float64(m.Limit) }),
-		of("memory_left_bytes", "What is not used of that limit, what the kernel can reclaim included.", true, prometheus.GaugeValue,
+		of("memory_left_bytes", "What is not used of that limit, what the kernel can reclaim included.", true, isGauge,
 			func(m *api.Memory) float64 { return float64(m.Left) }),
-		of("memory_room_connections", "For how many more connections there is memory, before new ones are refused.", true, prometheus.GaugeValue,
+		of("memory_room_connections", "For how many more connections there is memory, before new ones are refused.", true, isGauge,
 			func(m *api.Memory) float64 { return float64(m.Room) }),
 	}
 }
 
 func aboutConnections() []family {
 	return []family{
-		{"connections_total", "Connections by how they were carried.", prometheus.CounterValue,
+		{"connections_total", "Connections by how they were carried.", isCounter,
 			[]string{"direction", "result"}, func(s *api.Status, emit emitter) {
 				eachDirection(s, func(name string, d *api.Direction) {
 					emit(float64(d.Encrypted), name, "encrypted")
@@ -131,11 +133,11 @@ func aboutConnections() []family {
 				})
 			}},
 		ofDirections("inband_connections_total", "Encrypted connections that travelled on the in-band wire; the others had the port wire.",
-			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Inband) }),
+			isCounter, func(d *api.Direction) float64 { return float64(d.Inband) }),
 		ofDirections("reused_connections_total", "Encrypted connections that took no handshake, because they travelled on a connection between gateways that was there.",
-			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Reused) }),
+			isCounter, func(d *api.Direction) float64 { return float64(d.Reused) }),
 		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext, by the reason.",
-			prometheus.CounterValue, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
+			isCounter, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
 				for _, d := range traffic.Directions() {
 					for _, r := range traffic.Reasons(d) {
 						emit(unencrypted(s, d.String(), r.Word()), d.String(), r.Word())
@@ -145,21 +147,21 @@ func aboutConnections() []family {
 		counter("audited_connections_total", "Inbound connections that the identity rules would have refused if they did not only audit.",
 			func(s *api.Status) uint64 { return s.Traffic.Inbound.Audited }),
 		ofDirections("forbidden_connections_reset_total", "Connections that were open and were reset because new rules or strict mode forbade them.",
-			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Reset) }),
+			isCounter, func(d *api.Direction) float64 { return float64(d.Reset) }),
 		ofDirections("active_connections", "Connections that are open now.",
-			prometheus.GaugeValue, func(d *api.Direction) float64 { return float64(d.Active) }),
+			isGauge, func(d *api.Direction) float64 { return float64(d.Active) }),
 		ofDirections("sent_bytes_total", "Bytes that the application sent.",
-			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Sent) }),
+			isCounter, func(d *api.Direction) float64 { return float64(d.Sent) }),
 		ofDirections("received_bytes_total", "Bytes that the application received.",
-			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Received) }),
-		{"existing_connections", "Open plaintext connections of the application that no gateway carries.", prometheus.GaugeValue,
+			isCounter, func(d *api.Direction) float64 { return float64(d.Received) }),
+		{"existing_connections", "Open plaintext connections of the application that no gateway carries.", isGauge,
 			[]string{"direction"}, func(s *api.Status, emit emitter) {
 				if e := s.Existing; e != nil {
 					emit(float64(e.Outbound), api.Outbound)
 					emit(float64(e.Inbound), api.Inbound)
 				}
 			}},
-		{"existing_connections_reset_total", "Plaintext connections that the gateway has reset.", prometheus.CounterValue,
+		{"existing_connections_reset_total", "Plaintext connections that the gateway has reset.", isCounter,
 			nil, func(s *api.Status, emit emitter) {
 				if e := s.Existing; e != nil {
 					emit(float64(e.Reset))
@@ -172,14 +174,14 @@ func aboutCapture() []family {
 	return []family{
 		counter("captured_connections_total", "Outbound connections that were redirected to the gateway.",
 			func(s *api.Status) uint64 { return s.Capture.Captured }),
-		{"service_connections_total", "Outbound connections to Service addresses that the gateway does not carry.", prometheus.CounterValue,
+		{"service_connections_total", "Outbound connections to Service addresses that the gateway does not carry.", isCounter,
 			[]string{"result"}, func(s *api.Status, emit emitter) {
 				emit(float64(s.Capture.ServicePassed), "passed")
 				emit(float64(s.Capture.ServiceRefused), "refused")
 			}},
 		counter("excluded_connections_total", "Outbound connections that are not captured because their destination is excluded, or passes like the API server.",
 			func(s *api.Status) uint64 { return s.Capture.Excluded }),
-		{"outside_connections_total", "Outbound connections into private address space that no captured range names.", prometheus.CounterValue,
+		{"outside_connections_total", "Outbound connections into private address space that no captured range names.", isCounter,
 			[]string{"result"}, func(s *api.Status, emit emitter) {
 				emit(float64(s.Capture.OutsideConnections-min(s.Capture.OutsideConnections, s.Capture.OutsideRefused)), "passed")
 				emit(float64(s.Capture.OutsideRefused), "refused")
@@ -195,7 +197,7 @@ func aboutCapture() []family {
 		counter("steered_connections_total", "Inbound connections that were handed to the in-band listener.",
 			func(s *api.Status) uint64 { return s.Capture.Steered }),
 		{"guarded_connections_total", "Inbound connections without a gateway at the other end that strict mode let in because of their source, or reset.",
-			prometheus.CounterValue, []string{"result"}, func(s *api.Status, emit emitter) {
+			isCounter, []string{"result"}, func(s *api.Status, emit emitter) {
 				emit(float64(s.Capture.PlaintextAllowed), "passed")
 				emit(float64(s.Capture.PlaintextRefused), "refused")
 			}},

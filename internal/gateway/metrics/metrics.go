@@ -11,57 +11,13 @@
 package metrics
 
 import (
-	"fmt"
+	"cmp"
 	"io"
-	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
+	"maps"
+	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
-
-// collector is a prometheus.Collector of one status.
-type collector struct{ status *api.Status }
-
-// Describe sends all metrics, including those that this status lacks.
-func (c collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, f := range families() {
-		descs <- f.desc()
-	}
-}
-
-func (c collector) Collect(metrics chan<- prometheus.Metric) {
-	for _, f := range families() {
-		desc := f.desc()
-		f.read(c.status, func(value float64, labels ...string) {
-			m, err := prometheus.NewConstMetric(desc, f.kind, value, labels...)
-			if err != nil {
-				m = prometheus.NewInvalidMetric(desc, err)
-			}
-			metrics <- m
-		})
-	}
-}
-
-// gather returns the metrics of a status, in the order of their names.
-func gather(status *api.Status) ([]*dto.MetricFamily, error) {
-	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(collector{status}); err != nil {
-		return nil, fmt.Errorf("describing the metrics: %w", err)
-	}
-	all, err := registry.Gather()
-	if err != nil {
-		return nil, fmt.Errorf("collecting the metrics: %w", err)
-	}
-	return all, nil
-}
-
-// Gatherer returns the metrics of a status for client_golang's handlers.
-func Gatherer(status *api.Status) prometheus.Gatherer {
-	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return gather(status) })
-}
 
 // Reduce returns the part of a status that is in its metrics. It is small for every cluster:
 // without lists, and with empty texts where metrics only count them.
@@ -85,39 +41,40 @@ func Reduce(s *api.Status) *api.Status {
 
 // Write writes the metrics of a status in Prometheus' text exposition format 0.0.4.
 func Write(w io.Writer, status *api.Status) error {
-	all, err := gather(status)
-	if err != nil {
-		return err
-	}
-	encoder := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, family := range all {
-		if err := encoder.Encode(family); err != nil {
-			return fmt.Errorf("writing the metrics: %w", err)
-		}
-	}
-	return nil
+	_, err := io.WriteString(w, Read(status).Exposition())
+	return err
 }
 
-// Read returns the metrics of a status for programs.
-func Read(status *api.Status) (*api.Metrics, error) {
-	all, err := gather(status)
-	if err != nil {
-		return nil, err
-	}
-	metrics := &api.Metrics{Families: []api.MetricFamily{}}
-	for _, from := range all {
-		family := api.MetricFamily{Name: from.GetName(), Help: from.GetHelp(), Type: strings.ToLower(from.GetType().String())}
-		for _, m := range from.GetMetric() {
-			sample := api.MetricSample{Value: m.GetCounter().GetValue() + m.GetGauge().GetValue()}
-			for _, label := range m.GetLabel() {
+// Read returns the metrics of a status, in the order of their names and labels.
+func Read(status *api.Status) *api.Metrics {
+	all := &api.Metrics{Families: []api.MetricFamily{}}
+	for _, f := range families() {
+		m := api.MetricFamily{Name: f.name(), Help: f.help, Type: string(f.kind)}
+		f.read(status, func(value float64, labels ...string) {
+			sample := api.MetricSample{Value: value}
+			for i, label := range labels {
 				if sample.Labels == nil {
 					sample.Labels = map[string]string{}
 				}
-				sample.Labels[label.GetName()] = label.GetValue()
+				sample.Labels[f.labels[i]] = label
 			}
-			family.Samples = append(family.Samples, sample)
+			m.Samples = append(m.Samples, sample)
+		})
+		if len(m.Samples) == 0 {
+			continue
 		}
-		metrics.Families = append(metrics.Families, family)
+		slices.SortStableFunc(m.Samples, func(a, b api.MetricSample) int { return slices.Compare(values(a), values(b)) })
+		all.Families = append(all.Families, m)
 	}
-	return metrics, nil
+	slices.SortFunc(all.Families, func(a, b api.MetricFamily) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// values returns the values of a sample's labels, in the order of the labels' names.
+func values(s api.MetricSample) []string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
+		all = append(all, s.Labels[name])
+	}
+	return all
 }

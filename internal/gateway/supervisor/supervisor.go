@@ -248,10 +248,14 @@ const GCPercent = 20
 // restAfter is for how long nothing must have been asked until memory is given back.
 const restAfter = time.Second
 
-// tidyUp gives back what starting took, which is several times the size of what stays, and keeps the heap
-// small. Before that the garbage would be collected dozens of times.
+// tidyUp has given back soon what starting took, which is several times the size of what stays, and keeps the heap
+// small from then on. Before that the garbage would be collected dozens of times. It is collected at once only where the pod's memory is
+// limited: rest does it for nearly nothing.
 func (s *supervisor) tidyUp() {
-	debug.SetGCPercent(GCPercent)
-	debug.FreeOSMemory()
+	if s.memory.limit() > 0 {
+		debug.FreeOSMemory()
+	}
 	s.rest.Reset(restAfter)
+	// Later than rest: a heap that is larger than this allows is collected at once.
+	time.AfterFunc(2*restAfter, func() { debug.SetGCPercent(GCPercent) })
 }
