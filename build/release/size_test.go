@@ -19,7 +19,7 @@ func TestSize(t *testing.T) {
 	on := platform{"linux", "amd64"}
 	for program, budget := range map[string]int64{
 		"./cmd/kubectl-gateway": 42_300_000,
-		"./cmd/kube-gateway":    14_300_000,
+		"./cmd/kube-gateway":    13_200_000,
 	} {
 		file, dump := dumped(t, program, on)
 		checkSize(t, program, file, budget)
@@ -54,7 +54,7 @@ func TestFIPS(t *testing.T) {
 	if _, err := o.link(t.Context(), "./cmd/kube-gateway", file, platform{"linux", runtime.GOARCH}, ""); err != nil {
 		t.Fatal(err)
 	}
-	checkSize(t, "./cmd/kube-gateway in FIPS 140-3 mode", file, 14_300_000)
+	checkSize(t, "./cmd/kube-gateway in FIPS 140-3 mode", file, 13_200_000)
 	want := "kube-gateway v0.0.0-size\nFIPS 140-3 module " + module[1] + "\n"
 	if got := run(t, file, "version"); got != want {
 		t.Errorf("it says %q, want %q", got, want)
