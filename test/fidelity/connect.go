@@ -185,7 +185,7 @@ func connecting() []Scenario {
 			{Name: "bound to an interface", play: func(p *play) {
 				l := p.listen(ip4)
 				c := p.clientSocket(ip4)
-				c.simple(call{Name: "setstring", Level: unix.SOL_SOCKET, Option: unix.SO_BINDTODEVICE, Data: []byte("eth0")}, "SO_BINDTODEVICE")
+				c.setDevice("eth0")
 				if r := c.connect(ip4.at(p.server, p.port)); r.Errno == 0 {
 					l.accept().names()
 				}
@@ -259,6 +259,14 @@ func bound() []Scenario {
 		}),
 		forFamilies("address of another network", func(p *play, f family) {
 			p.bound(f, f.of(p.places.Other4, p.places.Other6, 0))
+		}),
+		forFamilies("listener bound to an interface", func(p *play, f family) {
+			l := p.listen(f, option{toDevice, 0})
+			c := p.clientSocket(f)
+			c.connect(f.at(p.server, p.port))
+			s := l.accept()
+			s.names()
+			c.converse(s)
 		}),
 		forFamilies("one bound port to two servers", func(p *play, f family) {
 			first, second := p.listen(f), p.listen(f)

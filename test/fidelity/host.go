@@ -509,6 +509,10 @@ func (s *socket) setCongestion(name string) {
 	s.simple(call{Name: "setstring", Level: unix.IPPROTO_TCP, Option: unix.TCP_CONGESTION, Data: []byte(name)}, "TCP_CONGESTION = %s", name)
 }
 
+func (s *socket) setDevice(name string) {
+	s.simple(call{Name: "setstring", Level: unix.SOL_SOCKET, Option: unix.SO_BINDTODEVICE, Data: []byte(name)}, "%s = %s", toDevice, name)
+}
+
 // pendingError reads SO_ERROR.
 func (s *socket) pendingError() {
 	r := s.do(call{Name: "get", Level: unix.SOL_SOCKET, Option: unix.SO_ERROR})
