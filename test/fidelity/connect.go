@@ -3,6 +3,7 @@
 package fidelity
 
 import (
+	"net"
 	"net/netip"
 	"time"
 
@@ -189,6 +190,21 @@ func connecting() []Scenario {
 				if r := c.connect(ip4.at(p.server, p.port)); r.Errno == 0 {
 					l.accept().names()
 				}
+			}},
+			{Name: "saved SYN", play: func(p *play) {
+				_, s := p.pairWith(ip4, nil, []option{{"TCP_SAVE_SYN", 1}})
+				r := s.do(call{Name: "getbytes", Level: unix.IPPROTO_TCP, Option: unix.TCP_SAVED_SYN, N: 200})
+				const source = 12 // where the header has it, RFC 791
+				from := "another one"
+				if len(r.Data) >= source+net.IPv4len {
+					switch ip, _ := netip.AddrFromSlice(r.Data[source : source+net.IPv4len]); {
+					case ip == p.client.IP4:
+						from = "client"
+					case ip.IsLoopback():
+						from = "loopback"
+					}
+				}
+				s.said(r, "from "+from, "TCP_SAVED_SYN")
 			}},
 			{Name: "what a socket is", play: func(p *play) {
 				c, s := p.pair(ip4)

@@ -490,6 +490,7 @@ var optionNumbers = map[string][2]int{
 	"TCP_DEFER_ACCEPT":        {unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT},
 	"TCP_FASTOPEN":            {unix.IPPROTO_TCP, unix.TCP_FASTOPEN},
 	"TCP_FASTOPEN_CONNECT":    {unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT},
+	"TCP_SAVE_SYN":            {unix.IPPROTO_TCP, unix.TCP_SAVE_SYN},
 	"TCP_QUICKACK":            {unix.IPPROTO_TCP, unix.TCP_QUICKACK},
 }
 
