@@ -17,8 +17,8 @@ import (
 )
 
 // FollowNetwork attaches the inbound programs to interfaces that appear after
-// [Programs.AttachInbound], and keeps the programs' list of the pod's own addresses true, until
-// ctx is done. It calls failed with every error, and goes on. It must be called in the pod's
+// [Programs.AttachInbound], has listeners that are bound to an interface find the gateway, and keeps
+// the programs' list of the pod's own addresses true, until ctx is done. It calls failed with every error, and goes on. It must be called in the pod's
 // network namespace. The error it returns says that the kernel reports no changes.
 func (p *Programs) FollowNetwork(ctx context.Context, failed func(error)) error {
 	changes, err := openChanges()
@@ -67,13 +67,7 @@ func (p *Programs) updateNetwork() error {
 	if err != nil {
 		return err
 	}
-	err = p.putOwn(addresses)
-	if p.config.Sources6 != 0 {
-		// It goes when loopback goes down, and there is another change when that comes up.
-		if routeErr := routeSources(); !errors.Is(routeErr, unix.ENETDOWN) {
-			err = errors.Join(err, routeErr)
-		}
-	}
+	err = errors.Join(p.putOwn(addresses), p.routeAll(interfaces))
 	if p.inbound != nil {
 		err = errors.Join(err, p.inbound.attachTo(interfaces))
 	}

@@ -15,9 +15,12 @@ import (
 const (
 	// loopbackIndex is that of lo in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h).
 	loopbackIndex = 1
-	// sourcesProtocol marks the route of Sources6 as a gateway's (rtm_protocol of rtnetlink(7)).
+	// sourcesProtocol marks the routes of Sources4 and Sources6 as a gateway's (rtm_protocol of rtnetlink(7)).
 	sourcesProtocol = 107
 )
+
+// Sources4 are the addresses from which the gateway dials applications over IPv4. They are loopback's anyway.
+func Sources4() netip.Prefix { return netip.MustParsePrefix("127.107.0.0/16") }
 
 // Sources6 are the addresses that [Programs.RouteSources] adds to loopback, as is_source6 of socket.h knows them: the
 // dummy prefix of RFC 9780. No host has such an address, and no router forwards packets with one.
@@ -29,7 +32,7 @@ func Sources6() netip.Prefix { return netip.MustParsePrefix("100:0:0:1::/64") }
 func (p *Programs) RouteSources() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := routeSources(); err != nil {
+	if err := routeSources(Sources6(), loopbackIndex); err != nil {
 		return err
 	}
 	p.config.Sources6 = 1
@@ -40,28 +43,54 @@ func (p *Programs) RouteSources() error {
 	return nil
 }
 
-func routeSources() error {
-	if err := netlink.RouteAdd(sourcesRoute()); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("leading %v to loopback: %w", Sources6(), err)
+// routeAll leads the sources to loopback for sockets that are bound to an interface, too: what such a listener answers
+// has no other route than by that interface.
+func (p *Programs) routeAll(interfaces []net.Interface) error {
+	ranges := []netip.Prefix{Sources4()}
+	if p.config.Sources6 != 0 {
+		ranges = append(ranges, Sources6())
+	}
+	var errs []error
+	for _, r := range ranges {
+		errs = append(errs, routeSources(r, loopbackIndex))
+		for _, i := range interfaces {
+			errs = append(errs, routeSources(r, i.Index))
+		}
+	}
+	// They go when an interface goes down, and there is another change when it comes up.
+	for i, err := range errs {
+		if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENODEV) {
+			errs[i] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// routeSources leads sources to loopback for sockets that are bound to the interface with this index. For all others
+// the route with the lowest metric holds, that of lo.
+func routeSources(sources netip.Prefix, index int) error {
+	route := &netlink.Route{
+		LinkIndex: index, Priority: index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: sourcesProtocol,
+		Dst: &net.IPNet{IP: sources.Addr().AsSlice(), Mask: net.CIDRMask(sources.Bits(), sources.Addr().BitLen())},
+	}
+	if err := netlink.RouteAdd(route); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("leading %v to loopback (interface %d): %w", sources, index, err)
 	}
 	return nil
 }
 
-// UnrouteSources removes the route of [Programs.RouteSources] from the network namespace of the calling thread, if
-// it is there.
+// UnrouteSources removes the routes that gateways have added from the network namespace of the calling thread.
 func UnrouteSources() error {
-	err := netlink.RouteDel(sourcesRoute())
-	switch {
-	case err == nil, errors.Is(err, unix.ESRCH), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return nil // the last two: a kernel without IPv6
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: sourcesProtocol}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("listing the routes of %v and %v: %w", Sources4(), Sources6(), err)
 	}
-	return fmt.Errorf("removing the route of %v: %w", Sources6(), err)
-}
-
-func sourcesRoute() *netlink.Route {
-	sources := Sources6()
-	return &netlink.Route{
-		LinkIndex: loopbackIndex, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: sourcesProtocol,
-		Dst: &net.IPNet{IP: sources.Addr().AsSlice(), Mask: net.CIDRMask(sources.Bits(), 8*net.IPv6len)},
+	var errs []error
+	for _, r := range routes {
+		if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("removing the route of %v: %w", r.Dst, err))
+		}
 	}
+	return errors.Join(errs...)
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -181,23 +183,46 @@ func TestManyToOneApplication(t *testing.T) {
 	}
 }
 
-// sourcesRoutes counts the routes of bpf.Sources6 in a pod.
-func sourcesRoutes(t *testing.T, n *netlab.Node) (count int) {
+// sourcesRoutes lists the routes of bpf.Sources4 and bpf.Sources6 in a pod, with their interfaces.
+func sourcesRoutes(t *testing.T, n *netlab.Node) (all []string) {
 	t.Helper()
 	must.Do(t, n.Do(func() error {
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
 		for _, r := range routes {
-			if r.Dst != nil && r.Dst.String() == bpf.Sources6().String() {
-				count++
+			if r.Dst != nil && (r.Dst.String() == bpf.Sources4().String() || r.Dst.String() == bpf.Sources6().String()) {
+				i, err := net.InterfaceByIndex(r.LinkIndex)
+				if err != nil {
+					return err
+				}
+				all = append(all, r.Dst.String()+" "+i.Name)
 			}
 		}
 		return err
 	}))
-	return count
+	slices.Sort(all)
+	return all
 }
 
-// TestSources: the addresses from which a gateway dials applications over IPv6 are there as long as it is, also after
-// loopback was down, and are on no interface. Nothing of them is left after its end.
+// awaitSourcesRoutes waits until the routes of the gateway's addresses are those at these interfaces.
+func awaitSourcesRoutes(t *testing.T, n *netlab.Node, interfaces ...string) {
+	t.Helper()
+	var want []string
+	for _, sources := range []netip.Prefix{bpf.Sources6(), bpf.Sources4()} {
+		for _, i := range interfaces {
+			want = append(want, sources.String()+" "+i)
+		}
+	}
+	slices.Sort(want)
+	eventually(t, "the routes are there", func() error {
+		if diff := cmp.Diff(want, sourcesRoutes(t, n)); diff != "" {
+			return fmt.Errorf("routes (-want +got):\n%s", diff)
+		}
+		return nil
+	})
+}
+
+// TestSources: the addresses from which a gateway dials applications are there as long as it is, also after
+// loopback was down, with a route by each interface, and are on no interface. Nothing of them is left after its end.
 func TestSources(t *testing.T) {
 	l := newLab(t)
 	l.gateway(l.spec(l.a))
@@ -213,9 +238,7 @@ func TestSources(t *testing.T) {
 	}
 	before := addresses()
 	b := l.gateway(strict(l.spec(l.b)))
-	if n := sourcesRoutes(t, l.b); n != 1 {
-		t.Errorf("%d routes, want 1", n)
-	}
+	awaitSourcesRoutes(t, l.b, "eth0", "lo")
 	if diff := cmp.Diff(before, addresses()); diff != "" {
 		t.Errorf("the pod's addresses (-before +with a gateway):\n%s", diff)
 	}
@@ -223,22 +246,19 @@ func TestSources(t *testing.T) {
 
 	must.Do(t, l.b.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = errors.Join(netlink.LinkSetDown(lo), netlink.LinkSetUp(lo))
+		if err != nil {
+			return err
 		}
-		return err
+		later := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "later"}, PeerName: "latest"}
+		return errors.Join(netlink.LinkSetDown(lo), netlink.LinkSetUp(lo), netlink.LinkAdd(later), netlink.LinkSetUp(later),
+			netlink.LinkSetUp(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "latest"}}))
 	}))
-	eventually(t, "the route is there again", func() error {
-		if n := sourcesRoutes(t, l.b); n != 1 {
-			return fmt.Errorf("%d routes", n)
-		}
-		return nil
-	})
+	awaitSourcesRoutes(t, l.b, "eth0", "later", "latest", "lo")
 	l.talk(l.a, l.b.Addr6(portEcho))
 
 	disable(t, l.b, b, time.Minute)
-	if n := sourcesRoutes(t, l.b); n != 0 {
-		t.Errorf("disabled: %d routes are left", n)
+	if left := sourcesRoutes(t, l.b); left != nil {
+		t.Errorf("disabled: left are %v", left)
 	}
 	b = l.gateway(strict(l.spec(l.b)))
 	must.Do(t, b.Signal(syscall.SIGKILL))
@@ -246,8 +266,8 @@ func TestSources(t *testing.T) {
 	if _, words, err := l.clean(l.b, 0); err != nil {
 		t.Fatalf("%v: %s", err, words)
 	}
-	if n := sourcesRoutes(t, l.b); n != 0 {
-		t.Errorf("cleaned: %d routes are left", n)
+	if left := sourcesRoutes(t, l.b); left != nil {
+		t.Errorf("cleaned: left are %v", left)
 	}
 }
 
@@ -259,8 +279,10 @@ func TestNoSources(t *testing.T) {
 	}
 	l.gateway(l.spec(l.a))
 	b := l.gateway(l.spec(l.b))
-	if n := sourcesRoutes(t, l.b); n != 0 {
-		t.Errorf("%d routes, want none", n)
+	for _, r := range sourcesRoutes(t, l.b) {
+		if strings.HasPrefix(r, bpf.Sources6().String()) {
+			t.Errorf("there is %s", r)
+		}
 	}
 	l.talk(l.a, l.b.Addr(portEcho))
 	if n := status(t, b).Traffic.Inbound; n.Encrypted == 0 {

@@ -117,6 +117,13 @@ var calls = map[string]func(*call) result{
 		s, err := unix.GetsockoptString(c.FD, c.Level, c.Option)
 		return result{Errno: errnoOf(err), Data: []byte(s)}
 	},
+	"getbytes": func(c *call) result {
+		data := make([]byte, c.N)
+		n := uint32(len(data))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(c.FD), uintptr(c.Level), uintptr(c.Option),
+			uintptr(unsafe.Pointer(unsafe.SliceData(data))), uintptr(unsafe.Pointer(&n)), 0)
+		return result{Errno: errno, Data: data[:n]}
+	},
 	"ioctl": func(c *call) result {
 		return c.until(func(fd int) (int, error) { return unix.IoctlGetInt(fd, uint(c.Option)) })
 	},

@@ -3,6 +3,7 @@
 package fidelity
 
 import (
+	"net"
 	"net/netip"
 	"time"
 
@@ -185,10 +186,25 @@ func connecting() []Scenario {
 			{Name: "bound to an interface", play: func(p *play) {
 				l := p.listen(ip4)
 				c := p.clientSocket(ip4)
-				c.simple(call{Name: "setstring", Level: unix.SOL_SOCKET, Option: unix.SO_BINDTODEVICE, Data: []byte("eth0")}, "SO_BINDTODEVICE")
+				c.setDevice("eth0")
 				if r := c.connect(ip4.at(p.server, p.port)); r.Errno == 0 {
 					l.accept().names()
 				}
+			}},
+			{Name: "saved SYN", play: func(p *play) {
+				_, s := p.pairWith(ip4, nil, []option{{"TCP_SAVE_SYN", 1}})
+				r := s.do(call{Name: "getbytes", Level: unix.IPPROTO_TCP, Option: unix.TCP_SAVED_SYN, N: 200})
+				const source = 12 // where the header has it, RFC 791
+				from := "another one"
+				if len(r.Data) >= source+net.IPv4len {
+					switch ip, _ := netip.AddrFromSlice(r.Data[source : source+net.IPv4len]); {
+					case ip == p.client.IP4:
+						from = "client"
+					case ip.IsLoopback():
+						from = "loopback"
+					}
+				}
+				s.said(r, "from "+from, "TCP_SAVED_SYN")
 			}},
 			{Name: "what a socket is", play: func(p *play) {
 				c, s := p.pair(ip4)
@@ -259,6 +275,14 @@ func bound() []Scenario {
 		}),
 		forFamilies("address of another network", func(p *play, f family) {
 			p.bound(f, f.of(p.places.Other4, p.places.Other6, 0))
+		}),
+		forFamilies("listener bound to an interface", func(p *play, f family) {
+			l := p.listen(f, option{toDevice, 0})
+			c := p.clientSocket(f)
+			c.connect(f.at(p.server, p.port))
+			s := l.accept()
+			s.names()
+			c.converse(s)
 		}),
 		forFamilies("one bound port to two servers", func(p *play, f family) {
 			first, second := p.listen(f), p.listen(f)

@@ -490,6 +490,7 @@ var optionNumbers = map[string][2]int{
 	"TCP_DEFER_ACCEPT":        {unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT},
 	"TCP_FASTOPEN":            {unix.IPPROTO_TCP, unix.TCP_FASTOPEN},
 	"TCP_FASTOPEN_CONNECT":    {unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT},
+	"TCP_SAVE_SYN":            {unix.IPPROTO_TCP, unix.TCP_SAVE_SYN},
 	"TCP_QUICKACK":            {unix.IPPROTO_TCP, unix.TCP_QUICKACK},
 }
 
@@ -507,6 +508,10 @@ func (s *socket) get(name string) int {
 
 func (s *socket) setCongestion(name string) {
 	s.simple(call{Name: "setstring", Level: unix.IPPROTO_TCP, Option: unix.TCP_CONGESTION, Data: []byte(name)}, "TCP_CONGESTION = %s", name)
+}
+
+func (s *socket) setDevice(name string) {
+	s.simple(call{Name: "setstring", Level: unix.SOL_SOCKET, Option: unix.SO_BINDTODEVICE, Data: []byte(name)}, "%s = %s", toDevice, name)
 }
 
 // pendingError reads SO_ERROR.

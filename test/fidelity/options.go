@@ -116,12 +116,18 @@ const (
 	rare       = "reno"
 )
 
+// toDevice is another one, whose value is the pod's interface.
+const toDevice = "SO_BINDTODEVICE"
+
 // setAll sets options.
 func (s *socket) setAll(list []option) {
 	for _, o := range list {
-		if o.name == congestion {
+		switch o.name {
+		case congestion:
 			s.setCongestion(rare)
-		} else {
+		case toDevice:
+			s.setDevice("eth0")
+		default:
 			s.set(o.name, o.value)
 		}
 	}

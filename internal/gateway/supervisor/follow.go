@@ -33,9 +33,10 @@ func (s *supervisor) follow(ctx context.Context) (stop func()) {
 	})
 }
 
-// followNetwork keeps the programs at all interfaces of the pod, those that it gets later included.
+// followNetwork keeps the programs and the routes of the gateway's addresses at all interfaces of the pod, those that it gets later
+// included.
 func (s *supervisor) followNetwork(ctx context.Context) {
-	failed := func(err error) { s.Log.Error("an interface of the pod is not guarded", "error", err) }
+	failed := func(err error) { s.Log.Error("a change of the pod's network could not be followed", "error", err) }
 	if err := s.programs.FollowNetwork(ctx, failed); err != nil {
 		failed(err)
 	}

@@ -142,11 +142,11 @@ func (s *supervisor) reserve(ports ...uint16) {
 	}
 }
 
-// release undoes reserve and routeSources.
+// release undoes reserve, routeSources and what followNetwork adds.
 func (s *supervisor) release() {
 	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
 		return
 	} else if err := releasePod(pod.Path); err != nil {
-		s.Log.Warn("ports stay reserved, or a route stays", "error", err)
+		s.Log.Warn("ports stay reserved, or routes stay", "error", err)
 	}
 }
