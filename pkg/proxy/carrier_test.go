@@ -1027,6 +1027,7 @@ func TestCarriedOnce(t *testing.T) {
 			expectReset(t, conn)
 			nft("flush chain inet t in")
 			eventually(t, "the peer's end to go", func() bool { return server.proxy.Traffic().Inbound.Active == 0 })
+			eventually(t, "the application to be reached", func() bool { return reached.Load() > 0 })
 			if n := reached.Load(); n != 1 {
 				t.Errorf("the application was reached %d times", n)
 			}
