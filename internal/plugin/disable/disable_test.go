@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -187,6 +188,22 @@ func TestGatewayThatDiesWhileItDrains(t *testing.T) {
 	}
 }
 
+// TestDeadGatewayThatIsShownAsRunning: the kubelet takes its time to tell, and the runtime has no such container any more.
+func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pod := podWith(gateway{api.FailClosed, running(), ""})
+		c := newCluster(t, pod)
+		g := &gateways{disable: func(context.Context, string, int) (*api.DisableReport, error) {
+			return nil, &remote.UnheardError{Err: errors.New("no running task found")}
+		}}
+		time.AfterFunc(8*time.Second, func() { c.SetState("p", "kube-gateway", fakecluster.Terminated(137, "")) })
+		result := newDisabler(c, g).Disable(t.Context(), pod)
+		if result.Err != nil || result.Action != Disabled || result.Cleaner != "kube-gateway-2" {
+			t.Errorf("%+v", result)
+		}
+	})
+}
+
 func TestAGatewayOnItsWayIsWaitedForAndEnded(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, fakecluster.Waiting("ContainerCreating", ""), ""})
 	c := newCluster(t, pod, secretOf(pod, "needed"))
@@ -254,6 +271,7 @@ func TestDisableThatDoesNotWorkOut(t *testing.T) {
 		want  string
 		hint  string
 	}{
+		"runtime":   {&gateways{disable: always(&remote.UnheardError{Err: errors.New("no task")})}, attempts, "no task", "again"},
 		"network":   {&gateways{disable: always(errors.New("no route"))}, attempts, "telling kube-gateway to end: no route", "'kubectl gateway disable pod/p -n shop' again"},
 		"forbidden": {&gateways{disable: always(remote.ErrForbidden)}, 1, "not allowed", "again"},
 		"its words": {&gateways{disable: always(fakegateway.Refuse("unknown control command\nhint: use status"))}, 1, "unknown control command", "use status"},
@@ -261,11 +279,13 @@ func TestDisableThatDoesNotWorkOut(t *testing.T) {
 		"another":   {&gateways{uid: "uid-other"}, 0, "replaced", "name the pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod := podWith(gateway{api.FailClosed, running(), ""})
-			c := newCluster(t, pod)
-			result := newDisabler(c, test.g).Disable(t.Context(), pod)
-			expectFailure(t, result, nil, test.want, test.hint)
-			expect.Equal(t, "times asked", test.asked, len(test.g.asked))
+			synctest.Test(t, func(t *testing.T) {
+				pod := podWith(gateway{api.FailClosed, running(), ""})
+				c := newCluster(t, pod)
+				result := newDisabler(c, test.g).Disable(t.Context(), pod)
+				expectFailure(t, result, nil, test.want, test.hint)
+				expect.Equal(t, "times asked", test.asked, len(test.g.asked))
+			})
 		})
 	}
 }

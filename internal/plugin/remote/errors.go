@@ -45,6 +45,14 @@ func (e *ExitError) Error() string {
 	return text
 }
 
+// UnheardError is a command that could not be run in a container that is shown as running, in the words of the API server or
+// the kubelet: one of them is away, or the container has just ended.
+type UnheardError struct{ Err error }
+
+func (e *UnheardError) Error() string { return e.Err.Error() }
+
+func (e *UnheardError) Unwrap() error { return e.Err }
+
 // explainTimeout bounds the extra look at a pod after a failure.
 const explainTimeout = 5 * time.Second
 
@@ -70,7 +78,7 @@ func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error)
 			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, ref.Container, what, state)
 		}
 	}
-	return fmt.Errorf("running a command in container %s of %s: %w", ref.Container, what, &lineError{causeOf(cause)})
+	return &UnheardError{fmt.Errorf("running a command in container %s of %s: %w", ref.Container, what, &lineError{causeOf(cause)})}
 }
 
 // statusOf returns the API server's answer in an error, or nil. The type for a

@@ -109,6 +109,9 @@ func TestExecErrors(t *testing.T) {
 					t.Errorf("%v: is %q = %v", err, sentinel, !(sentinel == c.is))
 				}
 			}
+			if _, unheard := errors.AsType[*UnheardError](err); unheard != (c.is == nil) {
+				t.Errorf("%v: unheard %v", err, unheard)
+			}
 			expect.Refusal(t, c.name, err, c.is, c.text, c.hint)
 		})
 	}
