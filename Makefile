@@ -79,11 +79,11 @@ cluster-load: cluster-tool image ## load the gateway's image into the cluster's 
 cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
-# Those with a cluster wait for more than half of their time, in which a guest and the release's
-# linkers find their processor.
+# Those with a cluster wait for much of their time, in which a guest and the release's linkers find
+# their processor.
 .PHONY: test
 test: tools build ## all tests
-	build/beside "test-unit test-netns compile test-cluster test-crowd test-e2e" "compile test-kernels-short test-release"
+	build/beside "test-waiting test-netns test-e2e" "compile test-kernels-short test-release"
 
 # What tests with a cluster need and what takes long to compile. Whoever comes second waits.
 .PHONY: compile compile-alone
@@ -102,6 +102,11 @@ WAITING      := 12
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench ./test/fidelity
+
+# Unit tests wait for servers, and clusters are started.
+.PHONY: test-waiting
+test-waiting:
+	$(MAKE) --no-print-directory -j2 test-unit test-cluster test-crowd
 
 .PHONY: test-unit
 test-unit: ## unit tests
@@ -135,8 +140,7 @@ test-release: ## tests of the release: equal builds, sizes, and the real krew
 
 # The cluster's programs are built before, as that takes longer than a test may.
 .PHONY: test-cluster
-test-cluster: cluster-tool ## tests of the embedded cluster itself
-	bin/cluster build
+test-cluster: compile ## tests of the embedded cluster itself
 	go -C test/cluster test -count=1 ./...
 
 .PHONY: prometheus
@@ -153,7 +157,7 @@ cert-manager: ## build the cert-manager of the end-to-end tests into bin/
 	go -C test/certmanager build -ldflags '-s -w' -o $(CURDIR)/bin/cert-manager .
 
 .PHONY: test-e2e
-test-e2e: build image cluster-tool prometheus helm cert-manager ## tests on the embedded cluster
+test-e2e: build image compile ## tests on the embedded cluster
 	test/e2e/run
 
 .PHONY: bench
@@ -165,9 +169,9 @@ bench-compare: build ## measure the gateway beside that of another commit, in on
 	bench/compare $(BASE)
 
 .PHONY: bench-crowd test-crowd
-bench-crowd: build cluster-tool ## measure the plugin with 1,000 pods on a real API server, some minutes
+bench-crowd: build compile ## measure the plugin with 1,000 pods on a real API server, some minutes
 	go run ./bench/crowd
-test-crowd: build cluster-tool ## the same with a few pods, as a test
+test-crowd: build compile ## the same with a few pods, as a test
 	go run ./bench/crowd -pods 20 -nodes 2 -slow 0.2
 
 # Every system and every architecture: none of our files is for a pair of them.
