@@ -373,9 +373,9 @@ func TestCheckPod(t *testing.T) {
 
 // TestRefusalBeforeASidecarRuns does not send anybody to wait for what needs a certificate first.
 func TestRefusalBeforeASidecarRuns(t *testing.T) {
-	pod := fakecluster.NewPod("p")
-	pod.Status.Phase = corev1.PodPending
 	for sidecar, want := range map[bool]string{false: "kubectl wait", true: "kubectl gateway enable pod/p -n shop"} {
+		pod := fakecluster.NewPod("p")
+		pod.Status.Phase = corev1.PodPending
 		if sidecar {
 			fakecluster.AddSidecar(pod, "{}", corev1.ContainerStatus{})
 		}
