@@ -182,6 +182,9 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
+	if !o.once {
+		setGCPercent(usualGCPercent)
+	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
