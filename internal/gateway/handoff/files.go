@@ -64,6 +64,24 @@ func (i *inherited) listeners(name string, n int) ([]net.Listener, error) {
 	return all, nil
 }
 
+// Keep returns a file of socket fd, which is open once more then, for children to inherit. Unlike that of
+// os.NewFile it is not in the epoll instance of Go's runtime: every connection to a listener would wake this process,
+// too. Unlike that of net.TCPListener it never makes the socket block when its descriptor is asked for: a worker of
+// another gateway may be accepting.
+func Keep(fd int) (*os.File, error) {
+	// What blocks when the file is made is not in there.
+	place, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd2", err)
+	}
+	f := os.NewFile(uintptr(place), "listener")
+	if err := unix.Dup3(fd, place, unix.O_CLOEXEC); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("dup3", err)
+	}
+	return f, nil
+}
+
 // packetSocket returns the supervisor's end of a packet socket and the file that becomes
 // the child's.
 func packetSocket(child string) (*net.UnixConn, *os.File, error) {

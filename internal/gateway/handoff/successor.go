@@ -357,7 +357,10 @@ func receivedFiles(oob []byte) (files []*os.File) {
 			continue
 		}
 		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "listener"))
+			if f, err := Keep(fd); err == nil {
+				files = append(files, f)
+			}
+			_ = unix.Close(fd)
 		}
 	}
 	return files

@@ -84,6 +84,9 @@ func TestNeighbours(t *testing.T) {
 			if err != nil || got.Addr().String() != ln.Addr().String() {
 				t.Errorf("a file is not the listener: %v, %v", got, err)
 			}
+			if err := f.SetDeadline(time.Time{}); !errors.Is(err, os.ErrNoDeadline) {
+				t.Errorf("connections to a listener of another gateway wake this process: %v", err)
+			}
 			f.Close()
 		}
 		sent[i].Refused = api.OneLine(sent[i].Refused)

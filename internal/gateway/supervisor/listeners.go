@@ -131,27 +131,15 @@ func listenWith(ctx context.Context, config net.ListenConfig, address string) (*
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
 	}
 	defer ln.Close()
-	f, err := keepListener(ln.(*net.TCPListener))
+	raw, err := ln.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("keeping the listener on %s: %w", address, err)
 	}
-	return f, nil
-}
-
-// keepListener returns a file of ln's socket. Unlike that of its method File it never makes the socket
-// block when its descriptor is asked for: a worker of another gateway may be accepting.
-func keepListener(ln *net.TCPListener) (*os.File, error) {
-	raw, err := ln.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var kept int
+	var f *os.File
 	var failed error
-	if err := raw.Control(func(fd uintptr) { kept, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return nil, err
+	err = raw.Control(func(fd uintptr) { f, failed = handoff.Keep(int(fd)) })
+	if err = errors.Join(err, failed); err != nil {
+		return nil, fmt.Errorf("keeping the listener on %s: %w", address, err)
 	}
-	if failed != nil {
-		return nil, os.NewSyscallError("fcntl", failed)
-	}
-	return os.NewFile(uintptr(kept), "listener"), nil
+	return f, nil
 }
