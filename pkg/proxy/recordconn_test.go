@@ -198,9 +198,10 @@ func TestDecryptInPlace(t *testing.T) {
 		go func() {
 			err := peer.Handshake()
 			sizes := mathrand.New(mathrand.NewPCG(1, 2))
-			for rest, n := want, 1000; len(rest) > 0 && err == nil; n = min(len(rest), 1+sizes.IntN([]int{100, 5_000, 100_000}[sizes.IntN(3)])) {
+			for rest, n := want, 1000; len(rest) > 0 && err == nil; {
 				_, err = peer.Write(rest[:n])
 				rest = rest[n:]
+				n = min(len(rest), 1+sizes.IntN([]int{100, 5_000, 100_000}[sizes.IntN(3)]))
 			}
 			sent <- errors.Join(err, peer.CloseWrite())
 		}()
@@ -208,21 +209,29 @@ func TestDecryptInPlace(t *testing.T) {
 		must.Do(t, c.flush())
 		c.startRelay()
 		c.pace.class = classBulk
-		// The TLS connection holds the rest of a record to begin with.
+		// To begin with, the TLS connection holds the rest of a record whose place in the buffer is taken by others.
 		for c.buffered() < fromInPlace+2*maxRecordBody {
 			must.Do(t, c.fill())
 		}
 		got := make([]byte, 1)
 		must.Get(io.ReadFull(secured, got))(t)
+		must.Do(t, c.fill())
 		inPlace, more := 0, true
 		for {
-			for !more && c.buffered() < fromInPlace+maxRecordBody && c.fill() == nil {
+			for !more && c.buffered() < fromInPlace+maxRecordBody && len(got)+c.buffered() < len(want) {
+				must.Do(t, c.fill())
 			}
-			records := c.in
+			if !more {
+				must.Do(t, c.awaitRecord())
+			}
+			records, buffered, waited := c.in, c.buffered(), !more
 			b, n, err := c.decrypt(secured, nil)
 			got, more = append(got, b.b[:n]...), err == nil
 			if b == records {
 				inPlace++
+			}
+			if waited && c.buffered() == buffered {
+				t.Fatalf("a record is there, and is not taken after %d bytes", len(got))
 			}
 			// What is lent next may be overwritten by whoever has it.
 			clear(b.b)
