@@ -240,7 +240,7 @@ func TestDecryptInPlace(t *testing.T) {
 				continue
 			}
 			if err != io.EOF {
-				t.Errorf("after %d bytes: %v", len(got), err)
+				t.Fatalf("after %d bytes: %v", len(got), err)
 			}
 			break
 		}
