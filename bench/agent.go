@@ -37,6 +37,7 @@ const (
 	opUpload   = "upload"
 	opDownload = "download"
 	opPing     = "ping"
+	opBeside   = "beside" // ping on one connection while the others upload
 	opConnect  = "connect"
 	opHold     = "hold"    // open connections, exchange a message, keep them
 	opRelease  = "release" // close them

@@ -43,6 +43,8 @@ func (c *client) handle(o order) (outcome, error) {
 		return c.transfer(o, kindDownload, download)
 	case opPing:
 		return c.ping(o)
+	case opBeside:
+		return c.beside(o)
 	case opConnect:
 		return c.connect(o)
 	case opHold:
@@ -178,6 +180,24 @@ func (c *client) ping(o order) (outcome, error) {
 		return err
 	})
 	return sum(each, time.Since(start)), err
+}
+
+// beside pings on one connection while o.Workers others upload.
+func (c *client) beside(o order) (result outcome, err error) {
+	var uploads outcome
+	err = together(2, func(i int) (err error) {
+		if i == 0 {
+			uploads, err = c.transfer(o, kindUpload, upload)
+		} else {
+			result, err = c.ping(order{Duration: o.Duration})
+		}
+		return err
+	})
+	result.Connections += uploads.Connections
+	result.Sent += uploads.Sent
+	result.Received += uploads.Received
+	result.Payload, result.Elapsed = uploads.Payload, uploads.Elapsed
+	return result, err
 }
 
 func (c *client) requests(o order) (t timing, err error) {

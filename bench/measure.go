@@ -35,6 +35,7 @@ const (
 	tableCPUAll      = "cpu of proxies and applications, by volume"
 	tableLatency     = "latency of a 64-byte request and response"
 	tableRequests    = "requests of 1 KiB by 50 clients at once"
+	tableBeside      = "latency of a 64-byte request and response beside 2 uploads"
 	tableConnections = "connections one after the other in each worker"
 	tableFirstByte   = "from connect to the first byte of the answer"
 	tableConnCPU     = "cpu of the proxies, by connection"
@@ -44,8 +45,8 @@ const (
 
 func allTables() []string {
 	return []string{
-		tableThroughput, tableCPU, tableCPUAll, tableLatency, tableRequests, tableConnections, tableFirstByte, tableConnCPU, tableMemory,
-		tableStart,
+		tableThroughput, tableCPU, tableCPUAll, tableLatency, tableRequests, tableBeside, tableConnections, tableFirstByte, tableConnCPU,
+		tableMemory, tableStart,
 	}
 }
 
@@ -64,6 +65,7 @@ func allMeasures() []measure {
 		{groupThroughput, "download, 8 streams", order{Op: opDownload, Workers: 8}, evaluateTransfer},
 		{groupLatency, "ping-pong, 1 connection", order{Op: opPing}, evaluatePing},
 		{groupLatency, "requests", order{Op: opPing, Workers: 50, Size: 1 << 10}, evaluateRequests},
+		{groupLatency, "ping-pong beside uploads", order{Op: opBeside, Workers: 2}, evaluateBeside},
 		{groupConnections, "1 worker", order{Op: opConnect, Workers: 1}, evaluateConnect},
 		{groupConnections, "32 workers", order{Op: opConnect, Workers: 32}, evaluateConnect},
 	}
@@ -84,6 +86,14 @@ func evaluatePing(_ string, o outcome, used costs) []value {
 		{tableLatency, "99th percentile", "µs", microseconds(o.P99)},
 		{tableLatency, "cpu of the proxies", "µs", microseconds(used.proxies) / float64(o.Operations)},
 	})
+}
+
+func evaluateBeside(_ string, o outcome, _ costs) []value {
+	return []value{
+		{tableBeside, "median", "µs", microseconds(o.Median)},
+		{tableBeside, "99th percentile", "µs", microseconds(o.P99)},
+		{tableBeside, "uploads", "Gb/s", float64(o.Payload) / 1e9 * 8 / o.Elapsed.Seconds()},
+	}
 }
 
 func evaluateRequests(_ string, o outcome, used costs) []value {

@@ -30,8 +30,8 @@ const (
 )
 
 var (
-	classSize   = [classes]int{4 << 10, 18 << 10, 72 << 10, 264 << 10}
-	sealPayload = [classes]int{4000, maxRecordPayload, 4 * maxRecordPayload, 16 * maxRecordPayload}
+	classSize   = [classes]int{4 << 10, 18 << 10, 72 << 10, 520 << 10}
+	sealPayload = [classes]int{4000, maxRecordPayload, 4 * maxRecordPayload, 32 * maxRecordPayload}
 )
 
 // buffer is a slice of one class. It is passed by pointer, so that the pools do not allocate.

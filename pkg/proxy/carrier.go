@@ -218,18 +218,17 @@ func (k *carrier) fill() error {
 			return err
 		}
 	}
-	held := k.w - k.r
-	b := k.proxy.pools.get(classFor(k.records.buffered() + held))
-	if held > 0 {
-		copy(b.b, k.in.b[k.r:k.w])
-		k.proxy.pools.put(k.in)
+	var held []byte
+	if k.in != nil {
+		held = k.in.b[k.r:k.w]
 	}
-	n, err := readRecords(k.tls, b.b[held:])
+	b, n, err := k.records.decrypt(k.tls, held)
 	k.more = err == nil
 	if err != nil && err != error(errNoRecord) {
 		k.readErr = err
 	}
-	k.in, k.r, k.w = b, 0, held+n
+	k.proxy.pools.put(k.in)
+	k.in, k.r, k.w = b, 0, n
 	return nil
 }
 

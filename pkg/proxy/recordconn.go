@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -113,16 +115,23 @@ func (c *recordConn) Read(p []byte) (int, error) {
 // complete. For data that is not a record it returns the length of a header, which tls.Conn
 // refuses.
 func (c *recordConn) nextRecord() int {
-	if c.w-c.r < recordHeader {
+	if c.in == nil {
 		return 0
 	}
-	header := c.in.b[c.r : c.r+recordHeader]
-	body := int(binary.BigEndian.Uint16(header[3:]))
+	return recordAt(c.in.b[c.r:c.w])
+}
+
+// recordAt is nextRecord for the front of b.
+func recordAt(b []byte) int {
+	if len(b) < recordHeader {
+		return 0
+	}
+	body := int(binary.BigEndian.Uint16(b[3:]))
 	// Content types are 20 to 23 (RFC 8446, B.1).
-	if header[0] < 20 || header[0] > 23 || body > maxRecordBody {
+	if b[0] < 20 || b[0] > 23 || body > maxRecordBody {
 		return recordHeader
 	}
-	if c.w-c.r < recordHeader+body {
+	if len(b) < recordHeader+body {
 		return 0
 	}
 	return recordHeader + body
@@ -205,6 +214,64 @@ func (c *recordConn) fillOnce(fd uintptr) bool {
 		c.in = nil
 	}
 	return true
+}
+
+// decrypt returns a buffer with held and, behind it, what t decrypts of the complete records that are buffered: n bytes in all.
+// Bytes may come together with an error, errNoRecord if no complete record is left. The caller returns the buffer to its pool.
+func (c *recordConn) decrypt(t *tls.Conn, held []byte) (b *buffer, n int, err error) {
+	if len(held) == 0 && c.buffered() >= fromInPlace {
+		if b, n, err = c.decryptInPlace(t); b != nil {
+			return b, n, err
+		}
+	}
+	b = c.pools.get(classFor(len(held) + c.buffered()))
+	for n = copy(b.b, held); n < len(b.b) && err == nil; {
+		var m int
+		m, err = t.Read(b.b[n:])
+		n += m
+	}
+	return b, n, err
+}
+
+// fromInPlace is from how many bytes on records are decrypted in place: to find the buffers of a tls.Conn takes longer than to
+// copy little.
+const fromInPlace = 2 * maxRecordPayload
+
+// decryptInPlace is decrypt without copies: t reads the buffer of the records as if it were its own, and their content is moved
+// to the front. It returns no buffer where that is impossible.
+func (c *recordConn) decryptInPlace(t *tls.Conn) (b *buffer, n int, err error) {
+	input, raw := bufferOf[bytes.Reader](t, "input"), bufferOf[bytes.Buffer](t, "rawInput")
+	if input == nil || raw == nil || input.Len() > 0 || raw.Len() > 0 || c.left > 0 || !c.relaying {
+		return nil, 0, nil
+	}
+	records, size := c.in.b[c.r:c.w], 0
+	for next := recordAt(records); next > recordHeader; next = recordAt(records[size:]) {
+		size += next
+	}
+	if size == 0 {
+		return nil, 0, nil
+	}
+	b, records = c.in, records[:size:size]
+	rest := b.b[c.r+size : c.w]
+	// Read has nothing until t has its own buffer again: it would fill this one.
+	c.in, c.r, c.w = nil, 0, 0
+	own := *raw
+	*raw = *bytes.NewBuffer(records)
+	for err == nil && raw.Len()+input.Len() > 0 {
+		// The content of a record is shorter than the record, so it never reaches the next one.
+		var m int
+		m, err = t.Read(b.b[n:])
+		n += m
+	}
+	*input, *raw = bytes.Reader{}, own
+	if err == nil {
+		err = errNoRecord
+	}
+	if len(rest) > 0 {
+		c.in = c.pools.get(max(classFor(len(rest)), c.pools.paced(&c.pace)))
+		c.w = copy(c.in.b, rest)
+	}
+	return b, n, err
 }
 
 // expect announces how many bytes are written until the next flush.

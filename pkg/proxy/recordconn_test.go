@@ -8,13 +8,16 @@ import (
 	"errors"
 	"io"
 	"math"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // sockets returns the two ends of a TCP connection.
@@ -175,6 +178,122 @@ func TestWaitingHoldsASmallBuffer(t *testing.T) {
 	}
 	if d.in.class != classTiny || !bytes.Equal(d.in.b[d.r:d.w], half) {
 		t.Errorf("holds a buffer of class %d with %d bytes", d.in.class, d.w-d.r)
+	}
+}
+
+// Many records are decrypted where they lie, whatever their sizes and behind tickets, and the connection goes on as if they
+// had not been.
+func TestDecryptInPlace(t *testing.T) {
+	certificate := newAuthority(t).issue(t, []netip.Addr{podAddress()}, nil)
+	server := &tls.Config{Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true}
+	client := &tls.Config{InsecureSkipVerify: true, DynamicRecordSizingDisabled: true}
+	for _, dials := range []bool{true, false} {
+		c, far := newTestRecordConn(t)
+		secured, peer := tls.Client(c, client), tls.Server(far, server)
+		if !dials {
+			secured, peer = tls.Server(c, server), tls.Client(far, client)
+		}
+		want := must.Get(io.ReadAll(patternReader(1, 4<<20)))(t)
+		sent := make(chan error, 1)
+		go func() {
+			err := peer.Handshake()
+			sizes := mathrand.New(mathrand.NewPCG(1, 2))
+			for rest, n := want, 1000; len(rest) > 0 && err == nil; {
+				_, err = peer.Write(rest[:n])
+				rest = rest[n:]
+				n = min(len(rest), 1+sizes.IntN([]int{100, 5_000, 100_000}[sizes.IntN(3)]))
+			}
+			sent <- errors.Join(err, peer.CloseWrite())
+		}()
+		must.Do(t, secured.Handshake())
+		must.Do(t, c.flush())
+		c.startRelay()
+		c.pace.class = classBulk
+		// To begin with, the TLS connection holds the rest of a record whose place in the buffer is taken by others.
+		for c.buffered() < fromInPlace+2*maxRecordBody {
+			must.Do(t, c.fill())
+		}
+		got := make([]byte, 1)
+		must.Get(io.ReadFull(secured, got))(t)
+		must.Do(t, c.fill())
+		inPlace, more := 0, true
+		for {
+			for !more && c.buffered() < fromInPlace+maxRecordBody && len(got)+c.buffered() < len(want) {
+				must.Do(t, c.fill())
+			}
+			if !more {
+				must.Do(t, c.awaitRecord())
+			}
+			records, buffered, waited := c.in, c.buffered(), !more
+			b, n, err := c.decrypt(secured, nil)
+			got, more = append(got, b.b[:n]...), err == nil
+			if b == records {
+				inPlace++
+			}
+			if waited && c.buffered() == buffered {
+				t.Fatalf("a record is there, and is not taken after %d bytes", len(got))
+			}
+			// What is lent next may be overwritten by whoever has it.
+			clear(b.b)
+			c.pools.put(b)
+			if more || err == error(errNoRecord) {
+				continue
+			}
+			if err != io.EOF {
+				t.Fatalf("after %d bytes: %v", len(got), err)
+			}
+			break
+		}
+		must.Do(t, <-sent)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d bytes came, other than the %d that were sent", len(got), len(want))
+		}
+		if inPlace == 0 {
+			t.Error("never in place")
+		}
+		// The peer's alert is the last record, and nothing of the pools' is left with the TLS connection.
+		if raw := bufferOf[bytes.Buffer](secured, "rawInput"); raw.Cap() > 2*maxRecordBody {
+			t.Errorf("the TLS connection holds %d bytes", raw.Cap())
+		}
+	}
+}
+
+// What follows the last whole record is what it was, be it a part of one or none.
+func TestDecryptInPlaceLeavesTheRest(t *testing.T) {
+	certificate := newAuthority(t).issue(t, []netip.Addr{podAddress()}, nil)
+	for _, rest := range []string{"", "GET / HTTP/1.1\r\n", string(record(maxRecordBody)[:9000])} {
+		c, far := newTestRecordConn(t)
+		secured := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		large := strings.Repeat("x", 3*maxRecordPayload)
+		go func() {
+			peer := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{certificate}, DynamicRecordSizingDisabled: true})
+			_, _ = io.WriteString(peer, large) // what does not arrive is missed below
+			_, _ = io.WriteString(far, rest)
+		}()
+		must.Do(t, secured.Handshake())
+		must.Do(t, c.flush())
+		c.startRelay()
+		c.pace.class = classBulk
+		for c.buffered() < sealedSize(len(large))+len(rest) {
+			must.Do(t, c.fill())
+		}
+		for got := ""; got != large; {
+			b, n, err := c.decrypt(secured, nil)
+			if got += string(b.b[:n]); err != nil && err != error(errNoRecord) || len(got) > len(large) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			c.pools.put(b)
+		}
+		for c.buffered() < len(rest) {
+			must.Do(t, c.fill())
+		}
+		left := ""
+		if c.in != nil {
+			left = string(c.in.b[c.r:c.w])
+		}
+		if left != rest {
+			t.Errorf("%d bytes are left, %.20q, want %d", len(left), left, len(rest))
+		}
 	}
 }
 

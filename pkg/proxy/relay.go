@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -208,8 +207,7 @@ func (c *connection) unseal(check func(status) error) error {
 				return c.unsealFailed(err, check != nil)
 			}
 		}
-		b := c.proxy.pools.get(classFor(c.records.buffered()))
-		n, readErr := readRecords(c.tls, b.b)
+		b, n, readErr := c.records.decrypt(c.tls, nil)
 		data := b.b[:n]
 		if n > 0 && check != nil {
 			if err := check(status(data[0])); err != nil {
@@ -256,17 +254,6 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)
-}
-
-// readRecords decrypts complete records until p is full or none is left. It may return bytes
-// together with an error.
-func readRecords(t *tls.Conn, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = t.Read(p[n:])
-		n += m
-	}
-	return n, err
 }
 
 // deliver writes data to the application.
