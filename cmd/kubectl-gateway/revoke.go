@@ -54,8 +54,8 @@ then on, and reset the connections with it that are open.
 New certificates are good: 'rotate' gives them to the pods that are to go on.
 
 A failed pod does not stop the others, and makes the exit code 1. It gets the list from
-'watch' within 12 minutes, or when the command is run again. Entries end with the
-certificates; there are 1024 at most.`,
+'watch' within 12 minutes, or when the command is run again. There are 1024
+entries at most, which end with the authority unless --cert-ttl says otherwise.`,
 		Example: `  # The key of a pod's certificate may have been stolen
   kubectl gateway revoke pod/web-0
 
