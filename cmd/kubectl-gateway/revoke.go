@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +19,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -46,19 +45,17 @@ func newRevokeCommand(a *app) *cobra.Command {
 bundle, and gives it to the gateways of all namespaces. They refuse such a peer from
 then on, and reset the connections with it that are open.
 
-  TARGET     the certificates that the gateways of pods have at the moment; like
-             pod/web-0 or deploy/web
+  TARGET     all that were issued until now for pods, like pod/web-0 or deploy/web;
+             no gateway is asked, as it may be in other hands
   SERIAL     one certificate, by its serial number in hexadecimal
   IDENTITY   all that were issued until now for a service account,
              like ns/shop/sa/web
 
-Who has a stolen key may also have one of before the last renewal: only IDENTITY takes
-back those as well. New certificates are good: 'rotate' gives them to the pods that are
-to go on.
+New certificates are good: 'rotate' gives them to the pods that are to go on.
 
 A failed pod does not stop the others, and makes the exit code 1. It gets the list from
-'watch' within 12 minutes, or when the command is run again. Entries end with the
-certificates; there are 1024 at most.`,
+'watch' within 12 minutes, or when the command is run again. There are 1024
+entries at most, which end with the authority unless --cert-ttl says otherwise.`,
 		Example: `  # The key of a pod's certificate may have been stolen
   kubectl gateway revoke pod/web-0
 
@@ -88,14 +85,14 @@ certificates; there are 1024 at most.`,
 	addParallel(f, &o.parallel)
 	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
 	o.authorityFlags.add(a, f, "authority-dir")
-	flags.Parsed(f, &o.certTTL, "cert-ttl", "string", "", "the longest --cert-ttl that a SERIAL or an IDENTITY was given, after which its entry ends (default: when the authority ends)", parseLifetime)
+	flags.Parsed(f, &o.certTTL, "cert-ttl", "string", "", "the longest --cert-ttl that the certificates were given, after which entries end (default: when the authority ends)", parseLifetime)
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, and print what would be revoked")
 	f.BoolVar(&o.list, "list", false, "print what is revoked")
 	return cmd
 }
 
 // entries returns what args name. Nothing is changed.
-func (o *revokeOptions) entries(ctx context.Context, a *app, j *job, signer *ca.Authority, args []string) ([]ca.Revocation, error) {
+func (o *revokeOptions) entries(ctx context.Context, a *app, signer *ca.Authority, args []string) ([]ca.Revocation, error) {
 	now, until := time.Now(), signer.NotAfter()
 	if end := now.Add(o.certTTL); o.certTTL > 0 && end.Before(until) {
 		until = end
@@ -117,12 +114,15 @@ func (o *revokeOptions) entries(ctx context.Context, a *app, j *job, signer *ca.
 			}
 			entries = append(entries, ca.Revocation{Identity: id.String(), At: now, Until: until})
 		case strings.Contains(arg, "/"):
-			certificates, err := o.certificatesOf(ctx, a, j, arg)
+			found, err := a.find(ctx, &targets.Flags{}, []string{arg})
 			if err != nil {
 				return nil, err
 			}
-			for _, cert := range certificates {
-				entries = append(entries, ca.Revocation{Serial: cert.Serial, At: now, Until: cert.NotAfter})
+			for i := range found.Pods {
+				pod := &found.Pods[i]
+				// Not what its gateway says: that may be in other hands.
+				entries = append(entries, ca.Revocation{
+					Identity: installed.Identity(pod, signer.TrustDomain()).String(), Pod: string(pod.UID), At: now, Until: until})
 			}
 		default:
 			serial := strings.TrimLeft(strings.ToLower(strings.ReplaceAll(arg, ":", "")), "0")
@@ -134,42 +134,6 @@ func (o *revokeOptions) entries(ctx context.Context, a *app, j *job, signer *ca.
 		}
 	}
 	return entries, nil
-}
-
-// certificatesOf returns those of the pods that arg names.
-func (o *revokeOptions) certificatesOf(ctx context.Context, a *app, j *job, arg string) ([]api.Certificate, error) {
-	found, err := a.find(ctx, &targets.Flags{}, []string{arg})
-	if err != nil {
-		return nil, err
-	}
-	type answer struct {
-		cert api.Certificate
-		err  error
-	}
-	var certificates []api.Certificate
-	for _, got := range parallel.Each(o.parallel, found.Pods, func(pod *corev1.Pod) answer {
-		var got answer
-		_, err := j.gateways.Ask(ctx, pod, o.timeout, "nothing is revoked", func(ctx context.Context, g *remote.Conn) error {
-			status, err := g.Status(ctx)
-			if err == nil && status.Cert.Serial == "" {
-				err = errors.New("the gateway has no certificate")
-			}
-			if err == nil {
-				got.cert = status.Cert
-			}
-			return err
-		})
-		if err != nil {
-			got.err = api.WithHint(fmt.Errorf("pod/%s: %w", pod.Name, err), cmp.Or(api.Hint(err), "revoke the identity of the pod, which needs no answer"))
-		}
-		return got
-	}, nil) {
-		if got.err != nil {
-			return nil, got.err
-		}
-		certificates = append(certificates, got.cert)
-	}
-	return certificates, nil
 }
 
 func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
@@ -184,7 +148,7 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
-	entries, err := o.entries(ctx, a, j, signer, args)
+	entries, err := o.entries(ctx, a, signer, args)
 	if err != nil {
 		return err
 	}
@@ -209,7 +173,12 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 			fmt.Fprintln(a.ErrOut, line(entries[i].String()+" revoked"))
 		}
 	}
-	return o.verb(signer, entries).on(ctx, a, client, gateways, found, nil)
+	err = o.verb(signer, entries).on(ctx, a, client, gateways, found, nil)
+	if slices.ContainsFunc(entries, func(e ca.Revocation) bool { return e.Identity != "" }) {
+		// What is issued within this very second is revoked, too, and 'rotate' may be next.
+		_ = resend.Pause(ctx, time.Until(entries[0].At.Truncate(time.Second).Add(time.Second)))
+	}
+	return err
 }
 
 // verb tells gateways what signer has revoked.

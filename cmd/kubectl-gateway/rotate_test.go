@@ -45,7 +45,7 @@ func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
 	a := c.authority()
 	for _, name := range names {
 		c.pods = append(c.pods, podWithGateway("demo", name, gatewayRuns()))
-		leaf := must.Get(a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "demo", ServiceAccount: "default"}}))(t)
+		leaf := must.Get(a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "demo", ServiceAccount: "default"}, Pod: api.PodRef{UID: "uid-" + name}}))(t)
 		c.certs[name] = fakegateway.Material{Chain: fakegateway.Certificates(leaf.CertPEM), Roots: fakegateway.Certificates(a.Bundle())}
 	}
 	return c

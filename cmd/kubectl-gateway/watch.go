@@ -209,7 +209,8 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		},
 		Warn: report.warnings, Marker: announce.NewMarker(client),
 	}
-	plugin.Gateways.Survey = plugin.Cluster
+	// Its informer tells of the end of a gateway, and no worker is to wait for that.
+	plugin.Gateways.Survey, plugin.Gateways.Notice = plugin.Cluster, 0
 	if o.upgrade {
 		plugin.Version = version
 	}

@@ -77,7 +77,7 @@ func TestIssue(t *testing.T) {
 	for _, td := range []string{"cluster.local", "a", "my_team-1.example.org", strings.Repeat("a", 63)} {
 		a := newTestAuthority(t, td)
 		before := time.Now()
-		leaf, err := a.Issue(LeafRequest{Identity: testID(td), IPs: []netip.Addr{netip.MustParseAddr("::ffff:10.0.2.2"), testIPs[1]}})
+		leaf, err := a.Issue(LeafRequest{Identity: testID(td), IPs: []netip.Addr{netip.MustParseAddr("::ffff:10.0.2.2"), testIPs[1]}, Pod: testPod})
 		if err != nil {
 			t.Fatalf("trust domain %s: %v", td, err)
 		}

@@ -11,10 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
+
+var testPod = api.PodRef{UID: "uid-1"}
 
 var testIPs = []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")}
 
@@ -65,7 +68,7 @@ func checkLeaf(t *testing.T, a *Authority, leaf *Leaf, key crypto.PublicKey) *x5
 	t.Helper()
 	chain := must.Get(ParseCertificates(leaf.CertPEM))(t)
 	cert := chain[0]
-	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1,
+	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1, Subject: "SERIALNUMBER=uid-1",
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	expect.Equal(t, "the certificate", want, contentsOf(cert))
 	told := Leaf{CertPEM: leaf.CertPEM, KeyPEM: leaf.KeyPEM, Serial: cert.SerialNumber.Text(16), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}

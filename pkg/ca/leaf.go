@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,7 +27,8 @@ type LeafRequest struct {
 	Identity identity.ID
 	// IPs are all addresses of the pod.
 	IPs []netip.Addr
-	// Pod is the pod itself. An [Authority] does not ask for it.
+	// Pod is the pod itself, the zero value for a certificate of no pod. Of it an [Authority] asks for the
+	// UID alone.
 	Pod api.PodRef
 	// TTL counts from Now; [DefaultLeafTTL] if zero. The certificate ends with the
 	// authority at the latest.
@@ -56,7 +58,8 @@ func (l Leaf) String() string {
 func (l Leaf) GoString() string { return l.String() }
 
 // Issue makes a key (ECDSA P-256) and a certificate for it: the identity as
-// the only URI name, the addresses as IP names, for servers and clients alike,
+// the only URI name, the addresses as IP names, the pod's UID as the serial number
+// in the subject, by which it can be revoked, for servers and clients alike,
 // valid from [Backdate] ago. It refuses identities of another trust domain,
 // addresses that are nobody's own ([identity.CheckAddress]),
 // and whatever a verifier would not accept from this authority.
@@ -108,6 +111,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber:          serial,
+		Subject:               pkix.Name{SerialNumber: req.Pod.UID},
 		NotBefore:             now.Add(-Backdate).UTC(),
 		NotAfter:              notAfter.UTC(),
 		BasicConstraintsValid: true,
@@ -132,6 +136,9 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 		NotAfter:  cert.NotAfter,
 	}, nil
 }
+
+// podUID returns the UID of the pod that a leaf was issued for, empty if it does not say.
+func podUID(leaf *x509.Certificate) string { return leaf.Subject.SerialNumber }
 
 // PeerUsages returns what a gateway's certificate is for: servers and clients.
 func PeerUsages() []x509.ExtKeyUsage {

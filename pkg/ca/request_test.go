@@ -38,7 +38,7 @@ func TestSign(t *testing.T) {
 	chained := must.Get(Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local"))(t)
 	for name, a := range map[string]*Authority{"root": newTestAuthority(t, "cluster.local"), "chain": chained} {
 		key := pki.ECKey(t, elliptic.P256())
-		leaf := must.Get(a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour}))(t)
+		leaf := must.Get(a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour, Pod: testPod}))(t)
 		if len(leaf.KeyPEM) != 0 {
 			t.Errorf("%s: a key came with it", name)
 		}

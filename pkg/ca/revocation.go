@@ -28,6 +28,9 @@ const (
 	maxSignerChain = 8
 	// maxSerial is how long a serial number may be, in hexadecimal digits (RFC 5280, section 4.1.2.2).
 	maxSerial = 40
+	// maxPodUID bounds the UID of a pod, in bytes: that of a serial number in a subject (ub-serial-number
+	// of ITU-T X.520). A UUID has 36.
+	maxPodUID = 64
 )
 
 var (
@@ -37,13 +40,16 @@ var (
 	ErrRevocations = errors.New("revocations cannot be used")
 )
 
-// Revocation takes back one certificate, or all that an identity had at a time.
+// Revocation takes back one certificate, or all that an identity or one pod of it had at a time.
 type Revocation struct {
 	// Serial is that of a certificate, in lower-case hexadecimal.
 	Serial string `json:"serial,omitempty"`
 	// Identity is the SPIFFE ID of which all certificates are revoked that were issued up to At: who
 	// has a newer one is let in again.
 	Identity string `json:"identity,omitempty"`
+	// Pod is the UID of the pod that those certificates are of; those of Identity that name no pod are
+	// revoked, too. Empty stands for all pods. It needs an Identity.
+	Pod string `json:"pod,omitempty"`
 	// At is when it was revoked, in seconds.
 	At time.Time `json:"at"`
 	// Until is when the last certificate that it is about has expired.
@@ -51,13 +57,17 @@ type Revocation struct {
 }
 
 func (r *Revocation) same(other *Revocation) bool {
-	return r.Serial == other.Serial && r.Identity == other.Identity
+	return r.Serial == other.Serial && r.Identity == other.Identity && r.Pod == other.Pod
 }
 
 func (r *Revocation) check(trustDomain string) error {
 	switch {
 	case (r.Serial == "") == (r.Identity == ""):
 		return fmt.Errorf("%w: one is about neither or both of serial number and identity", ErrRevocations)
+	case r.Serial != "" && r.Pod != "":
+		return fmt.Errorf("%w: one is about a pod and has no identity", ErrRevocations)
+	case len(r.Pod) > maxPodUID:
+		return fmt.Errorf("%w: the UID %.60q of a pod is too long", ErrRevocations, r.Pod)
 	case r.At.IsZero() || r.Until.IsZero():
 		return fmt.Errorf("%w: one has no time", ErrRevocations)
 	case r.Serial != "":
@@ -108,10 +118,16 @@ type heldList struct {
 	signedList
 	RevocationList
 	signer *x509.Certificate
-	// serials, and identities with the time of their revocation, are those of the list.
-	serials    map[string]struct{}
-	identities map[string]time.Time
+	// serials, and holders with the time of their revocation, are those of the list.
+	serials map[string]struct{}
+	holders map[holder]time.Time
 }
+
+// holder is whose certificates are revoked. everyPod stands for all pods of an identity, and an empty pod
+// for what names none.
+type holder struct{ identity, pod string }
+
+const everyPod = "*"
 
 // Revocations are the lists of all authorities that a bundle trusts. It is immutable; nil revokes nothing.
 type Revocations struct{ lists []*heldList }
@@ -199,7 +215,7 @@ func (s *signedList) verify(roots []*x509.Certificate, trustDomain string) (*hel
 	if err := chain[0].CheckSignature(algorithm, revocationStatement(s.List), s.Signature); err != nil {
 		return nil, fmt.Errorf("%w: their signature is wrong: %w", ErrRevocations, err)
 	}
-	held := &heldList{signedList: *s, signer: chain[0], serials: make(map[string]struct{}), identities: make(map[string]time.Time)}
+	held := &heldList{signedList: *s, signer: chain[0], serials: make(map[string]struct{}), holders: make(map[holder]time.Time)}
 	if err := json.Unmarshal([]byte(s.List), &held.RevocationList); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRevocations, err)
 	}
@@ -207,13 +223,24 @@ func (s *signedList) verify(roots []*x509.Certificate, trustDomain string) (*hel
 		return nil, err
 	}
 	for _, e := range held.Entries {
-		if e.Serial != "" {
+		switch {
+		case e.Serial != "":
 			held.serials[e.Serial] = struct{}{}
-		} else if at := held.identities[e.Identity]; e.At.After(at) {
-			held.identities[e.Identity] = e.At
+		case e.Pod == "":
+			held.revoke(holder{e.Identity, everyPod}, e.At)
+		default:
+			held.revoke(holder{e.Identity, e.Pod}, e.At)
+			// It may be that pod's.
+			held.revoke(holder{e.Identity, ""}, e.At)
 		}
 	}
 	return held, nil
+}
+
+func (h *heldList) revoke(whose holder, at time.Time) {
+	if at.After(h.holders[whose]) {
+		h.holders[whose] = at
+	}
 }
 
 func (l *RevocationList) check(trustDomain string) error {
@@ -347,9 +374,11 @@ func (r *Revocations) Check(leaf *x509.Certificate) error {
 		if len(leaf.URIs) == 0 {
 			continue
 		}
-		// It was issued some time within the second that it says.
-		if at, revoked := list.identities[leaf.URIs[0].String()]; revoked && !leaf.NotBefore.Add(Backdate).After(at) {
-			return fmt.Errorf("%w: those of %s up to %s are", ErrRevoked, leaf.URIs[0], at.Format(time.RFC3339))
+		for _, pod := range []string{everyPod, podUID(leaf)} {
+			// It was issued some time within the second that it says.
+			if at, revoked := list.holders[holder{leaf.URIs[0].String(), pod}]; revoked && !leaf.NotBefore.Add(Backdate).After(at) {
+				return fmt.Errorf("%w: those of %s up to %s are", ErrRevoked, leaf.URIs[0], at.Format(time.RFC3339))
+			}
 		}
 	}
 	return nil
@@ -451,8 +480,12 @@ func (a *Authority) Revocations() *Revocations { return a.revoked }
 
 // String keeps long lists out of messages.
 func (r *Revocation) String() string {
-	if r.Serial != "" {
+	text := strings.TrimPrefix(r.Identity, "spiffe://")
+	switch {
+	case r.Serial != "":
 		return "certificate " + r.Serial
+	case r.Pod != "":
+		return text + " in pod " + r.Pod
 	}
-	return strings.TrimPrefix(r.Identity, "spiffe://")
+	return text
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
@@ -72,6 +74,40 @@ func TestRevokeIdentity(t *testing.T) {
 	other.Namespace = "ops"
 	leaf := must.Get(a.Issue(LeafRequest{Identity: other, IPs: testIPs}))(t)
 	must.Do(t, r.Check(must.Get(ParseCertificates(leaf.CertPEM))(t)[0]))
+}
+
+// All that was issued for a pod is revoked, what may have been as well, and nothing of other pods.
+func TestRevokePod(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	a := must.Get(New(Options{Now: now.Add(-2 * time.Hour)}))(t)
+	id, other := testID("cluster.local"), testID("cluster.local")
+	other.ServiceAccount = "other"
+	r := must.Get(a.Revoke(nil, []Revocation{{Identity: id.String(), Pod: "uid-a", At: now, Until: now.Add(time.Hour)}}, now))(t)
+	r = must.Get(a.Revoke(r, []Revocation{{Identity: id.String(), Pod: "uid-b", At: now.Add(-time.Hour), Until: now.Add(time.Hour)}}, now))(t)
+	r = sent(t, a, r)
+	expect.Equal(t, "entries", 2, len(r.Entries(now)))
+	for _, c := range []struct {
+		name    string
+		id      identity.ID
+		pod     string
+		shift   time.Duration
+		revoked bool
+	}{
+		{"before", id, "uid-a", -time.Hour, true},
+		{"of that second", id, "uid-a", 0, true},
+		{"after", id, "uid-a", time.Second, false},
+		{"of another pod", id, "uid-c", -time.Hour, false},
+		{"of a pod that was revoked before", id, "uid-b", -time.Minute, false},
+		{"of no pod", id, "", 0, true},
+		{"of no pod, after", id, "", time.Second, false},
+		{"of another account", other, "uid-a", -time.Hour, false},
+		{"of no pod of another account", other, "", -time.Hour, false},
+	} {
+		leaf := must.Get(a.Issue(LeafRequest{Identity: c.id, IPs: testIPs, Now: now.Add(c.shift), Pod: api.PodRef{UID: c.pod}}))(t)
+		if err := r.Check(must.Get(ParseCertificates(leaf.CertPEM))(t)[0]); errors.Is(err, ErrRevoked) != c.revoked {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
 }
 
 // A list holds for the certificates of its own authority, and goes with its root.
@@ -155,6 +191,9 @@ func TestRevocationsRefused(t *testing.T) {
 		"upper case":           list(`{"serial":"AB",` + ends),
 		"a long serial":        list(`{"serial":"` + strings.Repeat("1", maxSerial+1) + `",` + ends),
 		"a foreign identity":   list(`{"identity":"spiffe://other.local/ns/a/sa/b",` + ends),
+		"a pod of nobody":      list(`{"pod":"uid-a",` + ends),
+		"a pod of a serial":    list(`{"serial":"1","pod":"uid-a",` + ends),
+		"a long UID":           list(`{"identity":"spiffe://cluster.local/ns/a/sa/b","pod":"` + strings.Repeat("1", maxPodUID+1) + `",` + ends),
 		"too many":             list(many...),
 		"too large":            string(r.Encode()) + strings.Repeat(" ", maxRevocationText),
 		"too many lists":       "[" + strings.Repeat(`{},`, maxRevocationLists) + "{}]",
@@ -174,7 +213,8 @@ func FuzzParseRevocations(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r, err := a.Revoke(nil, []Revocation{{Serial: "a1", At: time.Now(), Until: time.Now().Add(time.Hour)}}, time.Now())
+	r, err := a.Revoke(nil, []Revocation{{Serial: "a1", At: time.Now(), Until: time.Now().Add(time.Hour)},
+		{Identity: testID(a.TrustDomain()).String(), Pod: "uid-a", At: time.Now(), Until: time.Now().Add(time.Hour)}}, time.Now())
 	if err != nil {
 		f.Fatal(err)
 	}

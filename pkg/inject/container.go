@@ -13,13 +13,9 @@ import (
 
 // configFor returns what the gateway of pod is told.
 func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
-	id := installed.Identity(pod, in.Authority.TrustDomain())
 	c := in.Options.Config
-	c.Version, c.TrustDomain, c.PodIPs = api.ConfigVersion, id.TrustDomain, installed.PodIPs(pod)
-	c.Pod = api.PodRef{
-		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
-		ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
-	}
+	c.Version, c.TrustDomain = api.ConfigVersion, in.Authority.TrustDomain()
+	c.Pod, c.PodIPs = installed.RefOf(pod), installed.PodIPs(pod)
 	c.OnFailure = cmp.Or(c.OnFailure, c.Mode.OnFailure())
 	c.Coverage, c.Wire, c.LogTotal = in.Survey.For(pod, c.Named), c.Wire.OrDefault(), installed.LogTotal(pod)
 	return &c

@@ -311,7 +311,7 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 		return pod
 	}
 	leaf, err := authority.Issue(ca.LeafRequest{
-		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
+		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL, Pod: installed.RefOf(pod)})
 	if err != nil {
 		result.Err = err
 		return pod

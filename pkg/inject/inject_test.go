@@ -59,8 +59,9 @@ func namesThePod(t *testing.T, in *Injector, cert *x509.Certificate) {
 	t.Helper()
 	pod := fakecluster.NewPod("p")
 	id, err := identity.FromCertificate(cert)
-	if err != nil || id != installed.Identity(pod, in.Authority.TrustDomain()) || fmt.Sprint(cert.IPAddresses) != fmt.Sprint(installed.PodIPs(pod)) || len(cert.DNSNames) != 0 {
-		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
+	if err != nil || id != installed.Identity(pod, in.Authority.TrustDomain()) || fmt.Sprint(cert.IPAddresses) != fmt.Sprint(installed.PodIPs(pod)) || len(cert.DNSNames) != 0 ||
+		cert.Subject.String() != "SERIALNUMBER="+string(pod.UID) {
+		t.Errorf("%v, %v, addresses %v, names %v, %v", id, err, cert.IPAddresses, cert.DNSNames, cert.Subject)
 	}
 }
 

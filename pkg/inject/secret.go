@@ -105,7 +105,8 @@ func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, contai
 	if err != nil {
 		return fmt.Errorf("making a certificate for the dry run: %w", err)
 	}
-	leaf, err := nobody.Issue(ca.LeafRequest{Identity: installed.Identity(pod, nobody.TrustDomain()), IPs: installed.PodIPs(pod)})
+	leaf, err := nobody.Issue(ca.LeafRequest{
+		Identity: installed.Identity(pod, nobody.TrustDomain()), IPs: installed.PodIPs(pod), Pod: installed.RefOf(pod)})
 	if err != nil {
 		return err
 	}

@@ -136,7 +136,7 @@ func (s *succession) look(ctx context.Context) (err error) {
 		return err
 	}
 	if s.status, err = s.Gateways.Gateway(s.pod, s.old.Name).Status(ctx); err != nil {
-		return fmt.Errorf("asking %s for its settings: %w", s.old.Name, err)
+		return s.Gateways.Ended(ctx, s.pod, fmt.Errorf("asking %s for its settings: %w", s.old.Name, err))
 	}
 	which := fmt.Sprintf("pod/%s -n %s", s.pod.Name, s.pod.Namespace)
 	switch s.status.State {

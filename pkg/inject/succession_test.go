@@ -482,6 +482,18 @@ func TestReplaceRefuses(t *testing.T) {
 	}
 }
 
+// TestReplaceOfADeadGateway: a busy kubelet still shows it as running.
+func TestReplaceOfADeadGateway(t *testing.T) {
+	c, in, _ := enabledPod(t, DeliveryCSR)
+	in.Gateways = fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) {
+		c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
+		return nil, &remote.UnheardError{Err: errors.New("no running task found")}
+	}).Client(c)
+	in.Gateways.Notice = expect.Patience
+	result := in.Replace(t.Context(), c.Pod("p"))
+	expect.Refusal(t, "replacing", result.Err, nil, "the gateway does not run: container kube-gateway is terminated", "adds one")
+}
+
 func TestManyContainers(t *testing.T) {
 	c, in, _ := enabledPod(t, DeliveryCSR)
 	in.Options.Succession.Force = true

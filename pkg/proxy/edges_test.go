@@ -93,6 +93,37 @@ func TestEdgesOfRefusals(t *testing.T) {
 	}
 }
 
+// TestEdgesOfLies: what a peer invents is in no edge, whatever it is refused for.
+func TestEdgesOfLies(t *testing.T) {
+	for name, rules := range map[string][]string{traffic.Forbidden.String(): nil, traffic.IdentityNotAllowed.String(): {"ns/other/sa/*"}} {
+		t.Run(name, func(t *testing.T) {
+			a := newAuthority(t)
+			server := newPod(t, a, func(o *Options) { o.Config.Allow = rules })
+			s := newStranger(t, a, server)
+			honest := header{Destination: netip.AddrPortFrom(server.ip, 80), Client: netip.AddrPortFrom(s.ip, 4000)}
+			for _, lie := range []func(h *header){
+				func(h *header) { h.Client = netip.AddrPortFrom(podAddress(), 4000) },
+				func(h *header) { h.Destination = netip.AddrPortFrom(podAddress(), 80) },
+				func(h *header) { h.Destination = netip.AddrPortFrom(server.ip, api.PeerPort) },
+				func(h *header) {
+					h.Client, h.Dialled = netip.AddrPortFrom(podAddress(), 4000), netip.AddrPortFrom(podAddress(), 80)
+				},
+			} {
+				h := honest
+				lie(&h)
+				if got, err := s.say(server, appendHeader(nil, h)); string(got) != string(rune(statusNotAllowed)) {
+					t.Errorf("got %q, %v", got, err)
+				}
+			}
+			e := server.oneEdge("all lies", func(e api.Edge) bool { return e.Connections == 4 })
+			if e.Source != s.ip || e.Destination != netip.AddrPortFrom(server.ip, api.PeerPort) || e.Dialled.IsValid() ||
+				e.Peer == "" || e.Verdict != api.EdgeRefused || e.Reason != name {
+				t.Errorf("the edge is %+v", e)
+			}
+		})
+	}
+}
+
 // TestEdgesAtOnce is for the race detector: connections settle while others read.
 func TestEdgesAtOnce(t *testing.T) {
 	a := newAuthority(t)

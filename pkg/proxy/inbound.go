@@ -158,6 +158,8 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 // reach connects c to the application that h names, if the peer, whose certificate is leaf, may reach
 // it, and returns what reads from there. If reach fails, it has ended c.
 func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certificate) (*plainReader, error) {
+	untrue := s.allowed(h, leaf, c.line.Wire, p.ports)
+	c.untrue = untrue != nil
 	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
@@ -167,9 +169,9 @@ func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certifica
 		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
 		return nil, err
 	}
-	if err := s.allowed(h, leaf, c.line.Wire, p.ports); err != nil {
-		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
-		return nil, err
+	if untrue != nil {
+		p.decline(c, statusNotAllowed, traffic.Forbidden, untrue)
+		return nil, untrue
 	}
 	// This client has a gateway.
 	p.peers.forget(h.Client.Addr())

@@ -3,6 +3,7 @@ package traffic
 import (
 	"container/list"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,15 @@ type Key struct {
 // stranger reports whether an unauthenticated client can make such an edge.
 func (k *Key) stranger() bool { return k.Direction == Inbound && k.Peer == "" }
 
+// holder returns whose edge it is: that of the peer that has connected, which chooses what there is to
+// tell of that, or the pod's own (empty).
+func (k *Key) holder() string {
+	if k.Direction == Outbound {
+		return ""
+	}
+	return k.Peer
+}
+
 // Edge sums up the connections of a key.
 type Edge struct {
 	// Sent and Received count bytes. The mutex of Edges guards everything else.
@@ -43,16 +53,15 @@ type Edge struct {
 func (e *Edge) Verdict() string { return e.key.Verdict }
 
 // Edges are the edges of a gateway. Its mutex is locked when it is decided how a connection is
-// carried and when the connection ends, for a few operations on a map; never while bytes are
-// relayed.
+// carried and when the connection ends, for a few operations on a map, and a look at each holder if there is
+// no room; never while bytes are relayed.
 type Edges struct {
 	since time.Time
 
 	mu    sync.Mutex
 	edges map[Key]*Edge
-	// known and strangers hold the edges, the one last seen at the front.
-	known, strangers       list.List
-	maxKnown, maxStrangers int
+	// known and strangers hold the edges.
+	known, strangers room
 	// forgotten counts the connections of edges that had to make room.
 	forgotten uint64
 }
@@ -61,8 +70,57 @@ type Edges struct {
 func NewEdges() *Edges { return newEdges(api.MaxEdges, maxStrangers) }
 
 func newEdges(max, maxStrangers int) *Edges {
-	return &Edges{since: time.Now(), edges: make(map[Key]*Edge), maxKnown: max - maxStrangers, maxStrangers: maxStrangers}
+	return &Edges{since: time.Now(), edges: make(map[Key]*Edge), known: newRoom(max - maxStrangers), strangers: newRoom(maxStrangers)}
 }
+
+// room holds edges by their holders. Where there is none left, the holder that has most makes room. So
+// none, whatever it invents, takes from another one more than what that has beyond an equal share.
+type room struct {
+	max, used int
+	// held has the edges of each holder that has any, the one last seen at the front.
+	held map[string]*list.List
+}
+
+func newRoom(max int) room { return room{max: max, held: make(map[string]*list.List)} }
+
+func (r *room) add(e *Edge) {
+	of := r.held[e.key.holder()]
+	if of == nil {
+		of = list.New()
+		r.held[e.key.holder()] = of
+	}
+	e.place = of.PushFront(e)
+	r.used++
+}
+
+func (r *room) toFront(e *Edge) { r.held[e.key.holder()].MoveToFront(e.place) }
+
+func (r *room) remove(e *Edge) {
+	of := r.held[e.key.holder()]
+	of.Remove(e.place)
+	e.place = nil
+	if of.Len() == 0 {
+		delete(r.held, e.key.holder())
+	}
+	r.used--
+}
+
+// surplus returns the edge that makes room for another one of holder: of those of the holder that has most,
+// itself before others, the one that was not seen for longest. There is one at least.
+func (r *room) surplus(holder string) *Edge {
+	most, found := 0, (*Edge)(nil)
+	if own := r.held[holder]; own != nil {
+		most, found = own.Len(), oldest(own)
+	}
+	for _, of := range r.held {
+		if n := of.Len(); n > most || n == most && found.key.holder() != holder && oldest(of).lastSeen.Before(found.lastSeen) {
+			most, found = n, oldest(of)
+		}
+	}
+	return found
+}
+
+func oldest(of *list.List) *Edge { return of.Back().Value.(*Edge) }
 
 // Open counts a connection that is open from now on.
 func (t *Edges) Open(k Key, now time.Time) *Edge {
@@ -107,19 +165,19 @@ func (t *Edges) Close(e *Edge, k Key, sent, received uint64, now time.Time) {
 	right.Received.Add(received)
 }
 
-// touch returns the edge of k as the one last seen. To make room it drops the edge of its list
-// that was not seen for longest, even one with open connections: their counts are lost.
+// touch returns the edge of k as the one last seen. To make room it drops another one, even one with
+// open connections: their counts are lost.
 func (t *Edges) touch(k Key, now time.Time) *Edge {
 	e := t.edges[k]
 	if e == nil {
-		order, max := t.listOf(k)
-		if order.Len() >= max {
-			oldest := order.Back().Value.(*Edge)
-			t.forgotten += oldest.connections
-			t.remove(oldest)
+		room := t.roomOf(&k)
+		if room.used >= room.max {
+			surplus := room.surplus(k.holder())
+			t.forgotten += surplus.connections
+			t.remove(surplus)
 		}
 		e = &Edge{key: k}
-		e.place = order.PushFront(e)
+		room.add(e)
 		t.edges[k] = e
 	} else {
 		t.toFront(e)
@@ -128,24 +186,21 @@ func (t *Edges) touch(k Key, now time.Time) *Edge {
 	return e
 }
 
-func (t *Edges) listOf(k Key) (order *list.List, max int) {
+func (t *Edges) roomOf(k *Key) *room {
 	if k.stranger() {
-		return &t.strangers, t.maxStrangers
+		return &t.strangers
 	}
-	return &t.known, t.maxKnown
+	return &t.known
 }
 
 func (t *Edges) toFront(e *Edge) {
 	if e.place != nil {
-		order, _ := t.listOf(e.key)
-		order.MoveToFront(e.place)
+		t.roomOf(&e.key).toFront(e)
 	}
 }
 
 func (t *Edges) remove(e *Edge) {
-	order, _ := t.listOf(e.key)
-	order.Remove(e.place)
-	e.place = nil
+	t.roomOf(&e.key).remove(e)
 	delete(t.edges, e.key)
 }
 
@@ -154,15 +209,10 @@ func (t *Edges) Read() api.Edges {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := api.Edges{Since: t.since, Time: time.Now(), Edges: make([]api.Edge, 0, len(t.edges)), Forgotten: t.forgotten}
-	known, stranger := t.known.Front(), t.strangers.Front()
-	for known != nil || stranger != nil {
-		from := &known
-		if known == nil || stranger != nil && stranger.Value.(*Edge).lastSeen.After(known.Value.(*Edge).lastSeen) {
-			from = &stranger
-		}
-		all.Edges = append(all.Edges, (*from).Value.(*Edge).describe())
-		*from = (*from).Next()
+	for _, e := range t.edges {
+		all.Edges = append(all.Edges, e.describe())
 	}
+	slices.SortFunc(all.Edges, func(a, b api.Edge) int { return b.LastSeen.Compare(a.LastSeen) })
 	return all
 }
 

@@ -3,6 +3,7 @@ package traffic
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 func testKey(n int) Key {
@@ -80,5 +82,64 @@ func TestEdgesAreBounded(t *testing.T) {
 	strangers := slices.DeleteFunc(all.Edges, func(e api.Edge) bool { return e.Peer != "" })
 	if len(strangers) != 25 {
 		t.Errorf("%d edges of strangers are left", len(strangers))
+	}
+}
+
+// TestPeersDoNotDisplaceOthers: one that invents edges displaces its own, whoever came first.
+func TestPeersDoNotDisplaceOthers(t *testing.T) {
+	const max = 100
+	inbound := func(peer string, n int) Key {
+		k := testKey(n)
+		k.Direction, k.Peer = Inbound, "spiffe://td/ns/a/sa/"+peer
+		return k
+	}
+	invent := func(table *Edges, now time.Time) {
+		for n := range 1000 {
+			table.Pass(inbound("evil", n), now.Add(time.Duration(n)))
+		}
+	}
+	others := func(table *Edges, now time.Time) {
+		for n := range 20 {
+			table.Pass(testKey(n), now.Add(time.Duration(n)))
+			table.Pass(inbound("good", n), now.Add(time.Duration(n)))
+		}
+		table.Pass(inbound("small", 1), now)
+	}
+	for name, fill := range map[string][]func(*Edges, time.Time){
+		"before": {invent, others}, "after": {others, invent}, "on and on": {invent, others, invent, others, invent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, now := newEdges(max, 0), time.Now()
+			var sum uint64
+			for i, f := range fill {
+				f(table, now.Add(time.Duration(i)*time.Minute))
+			}
+			got, all := map[string]int{}, table.Read()
+			for _, e := range all.Edges {
+				got[e.Direction+" "+strings.TrimPrefix(e.Peer, "spiffe://td/ns/a/sa/")]++
+				sum += e.Connections
+			}
+			expect.Equal(t, "edges", map[string]int{"inbound evil": 59, "inbound good": 20, "inbound small": 1, "outbound b": 20}, got)
+			counted := uint64(0)
+			for _, f := range fill {
+				each := newEdges(10000, 0)
+				f(each, now)
+				counted += uint64(len(each.edges))
+			}
+			expect.Equal(t, "connections that are shown or counted as forgotten", counted, sum+all.Forgotten)
+			if held := len(table.known.held); held != 4 || table.known.used != max {
+				t.Errorf("%d holders, %d edges", held, table.known.used)
+			}
+		})
+	}
+	// Who has more than others has an equal share left.
+	table, now := newEdges(max, 0), time.Now()
+	for n := range 90 {
+		table.Pass(testKey(n), now.Add(time.Duration(n)))
+	}
+	invent(table, now.Add(time.Hour))
+	own := slices.DeleteFunc(table.Read().Edges, func(e api.Edge) bool { return e.Direction != api.Outbound })
+	if len(own) != max/2 || own[0].Source != testKey(89).Source {
+		t.Errorf("%d edges of the pod itself are left, the last is %+v", len(own), own[0])
 	}
 }

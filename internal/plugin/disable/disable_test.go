@@ -433,7 +433,7 @@ func (g *gateways) answer(ctx context.Context, call *fakegateway.Call) (any, err
 func newDisabler(c *fakecluster.Cluster, g *gateways) *Disabler {
 	return &Disabler{
 		Client: c, Options: Options{DrainTimeout: time.Second, Timeout: expect.Patience, Image: "plugin:v2", PullPolicy: corev1.PullAlways},
-		Gateways: &remote.Client{Kube: c, Runner: fakegateway.Gateways(g.answer), Backoff: wait.Backoff{Steps: attempts, Duration: time.Millisecond}},
+		Gateways: &remote.Client{Kube: c, Runner: fakegateway.Gateways(g.answer), Backoff: wait.Backoff{Steps: attempts, Duration: time.Millisecond}, Notice: 10 * time.Second},
 	}
 }
 

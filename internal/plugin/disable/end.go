@@ -12,15 +12,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 const (
 	// reportGrace is how long a gateway's report may travel after its end was seen.
 	reportGrace = 2 * time.Second
-	// noticeGrace is for how long a container in which no command can be run may be shown as running: a busy kubelet
-	// tells late that it has ended, and runtimes have different words for that.
-	noticeGrace = 10 * time.Second
 	// quietFor is how long nothing is said about a pod.
 	quietFor = 3 * time.Second
 )
@@ -51,9 +47,6 @@ func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.G
 		if err == nil && report != nil && len(report.Left) > 0 {
 			err = api.WithHint(fmt.Errorf("%s could not remove everything from the pod: %s is left",
 				gateway.Name, strings.Join(report.Left, ", ")), again(pod))
-		}
-		if _, unheard := errors.AsType[*remote.UnheardError](err); unheard {
-			_ = resend.Pause(ctx, noticeGrace)
 		}
 		if err != nil {
 			cancel(err)

@@ -140,6 +140,14 @@ func Identity(pod *corev1.Pod, trustDomain string) identity.ID {
 	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: cmp.Or(pod.Spec.ServiceAccountName, "default")}
 }
 
+// RefOf returns what the API server has of pod, as its gateway is told it.
+func RefOf(pod *corev1.Pod) api.PodRef {
+	return api.PodRef{
+		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
+		ServiceAccount: Identity(pod, "").ServiceAccount, Node: pod.Spec.NodeName,
+	}
+}
+
 const (
 	// mostLog is what the log of one gateway takes at most by a kubelet's defaults.
 	mostLog = api.KubeletLogs + api.DefaultLogLimit/api.LogBurst

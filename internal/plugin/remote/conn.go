@@ -60,9 +60,16 @@ type Client struct {
 	// Backoff says how often a gateway is asked until there is an answer. The zero
 	// value stands for once.
 	Backoff wait.Backoff
+	// Notice is for how long a container in which no command can be run may be shown as running, half of the time
+	// that is left at most: a busy kubelet tells late that it has ended, and runtimes have different words for
+	// that. The zero value stands for not waiting for it.
+	Notice time.Duration
 
 	surveyed parallel.Recent[*survey.Survey]
 }
+
+// noticeInterval is how often it is looked whether a container is still shown as running.
+const noticeInterval = 500 * time.Millisecond
 
 // surveyAge is how long a survey is used that a Client has read by itself.
 const surveyAge = 15 * time.Second
@@ -75,6 +82,7 @@ func NewClient(config *rest.Config, kube kubernetes.Interface) *Client {
 		Runner:  &executor{config: config, kube: kube},
 		Ports:   &forwarder{config: config, kube: kube},
 		Backoff: wait.Backoff{Steps: 3, Duration: 250 * time.Millisecond, Factor: 4},
+		Notice:  10 * time.Second,
 	}
 }
 
@@ -155,9 +163,40 @@ func (g *Conn) retry(ctx context.Context, once func() error) error {
 	for {
 		err := once()
 		if err == nil || backoff.Steps <= 1 || final(err) || resend.Pause(ctx, backoff.Step()) != nil {
-			return err
+			return g.notice(ctx, err)
 		}
 	}
+}
+
+// notice returns err, or ErrNotRunning or ErrPodGone if it turns out to be that.
+func (g *Conn) notice(ctx context.Context, err error) error {
+	if _, unheard := errors.AsType[*UnheardError](err); !unheard || g.client.Notice == 0 {
+		return err
+	}
+	ctx, cancel := within(ctx, g.client.Notice)
+	defer cancel()
+	// Not everybody who may ask gateways may watch pods.
+	for resend.Pause(ctx, noticeInterval) == nil {
+		pod, rereadErr := g.reread(ctx)
+		if errors.Is(rereadErr, installed.ErrReplaced) {
+			return fmt.Errorf("%w: %s", ErrPodGone, g.Ref().pod())
+		}
+		if rereadErr != nil {
+			continue
+		}
+		if state, running := stateOf(pod, g.container); !running {
+			return notRunning(g.Ref(), state)
+		}
+	}
+	return err
+}
+
+// within returns a context that ends with ctx, and in half of the time that ctx has left or after most at the latest.
+func within(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		most = min(most, time.Until(deadline)/2)
+	}
+	return context.WithTimeout(ctx, most)
 }
 
 // final reports whether asking again would lead nowhere.

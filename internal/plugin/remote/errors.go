@@ -62,7 +62,7 @@ const explainTimeout = 5 * time.Second
 //
 // handshake is why the WebSocket was refused, or nil; cause is the last error.
 func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error) error {
-	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
+	what := ref.pod()
 	if refused := cmp.Or(statusOf(handshake), statusOf(cause)); refused != nil && apierrors.IsForbidden(refused) {
 		return api.WithHint(fmt.Errorf("%w: %s: %s", ErrForbidden, what, oneLine(refused)),
 			rights.To("create", "pods/exec", ref.Namespace))
@@ -75,10 +75,17 @@ func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error)
 		return fmt.Errorf("%w: %s", ErrPodGone, what)
 	case err == nil:
 		if state, running := stateOf(pod, ref.Container); !running {
-			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, ref.Container, what, state)
+			return notRunning(ref, state)
 		}
 	}
 	return &UnheardError{fmt.Errorf("running a command in container %s of %s: %w", ref.Container, what, &lineError{causeOf(cause)})}
+}
+
+func (r Ref) pod() string { return fmt.Sprintf("pod %s/%s", r.Namespace, r.Pod) }
+
+// notRunning is ErrNotRunning about a container in a state that stateOf has returned.
+func notRunning(ref Ref, state string) error {
+	return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, ref.Container, ref.pod(), state)
 }
 
 // statusOf returns the API server's answer in an error, or nil. The type for a

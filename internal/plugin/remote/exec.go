@@ -29,7 +29,7 @@ const stderrLimit = 4 << 10
 
 // Run is part of Runner.
 func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.Writer, command ...string) error {
-	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
+	what := ref.pod()
 	// Only the WebSocket's error has the server's answer as a status; what the older
 	// protocol reports is text.
 	var refused error

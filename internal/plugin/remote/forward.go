@@ -211,11 +211,7 @@ func (g *Conn) readStatus(ctx context.Context, wait time.Duration) (*api.Status,
 
 // greet connects to the port, at which the gateway has to show its certificate.
 func (g *Conn) greet(ctx context.Context, port api.StatusPort) (*tls.Conn, error) {
-	patience := greetingTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(deadline)/2)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := within(ctx, greetingTimeout)
 	defer cancel()
 	raw, err := g.client.Ports.DialPort(ctx, g.pod.Namespace, g.pod.Name, port.Port)
 	if err != nil {

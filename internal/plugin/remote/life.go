@@ -87,10 +87,8 @@ func (g *Conn) sign(ctx context.Context, issuer ca.Issuer, csr []byte, ttl time.
 	if err := g.client.CheckAddresses(ctx, pod, g.container); err != nil {
 		return nil, err
 	}
-	id := installed.Identity(pod, issuer.TrustDomain())
-	return issuer.Certify(ctx, csr, ca.LeafRequest{Identity: id, IPs: ips, TTL: ttl, Pod: api.PodRef{
-		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
-	}})
+	return issuer.Certify(ctx, csr, ca.LeafRequest{
+		Identity: installed.Identity(pod, issuer.TrustDomain()), IPs: ips, TTL: ttl, Pod: installed.RefOf(pod)})
 }
 
 // renew has the gateway make a key, and answers its request with what sign returns.

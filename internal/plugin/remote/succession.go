@@ -67,8 +67,22 @@ func (c *Client) Ask(ctx context.Context, pod *corev1.Pod, timeout time.Duration
 	gateway, err := c.Running(ctx, pod)
 	if err == nil {
 		_, err = InTime(ctx, timeout, done, func(ctx context.Context) (any, error) { return nil, ask(ctx, c.Gateway(pod, gateway.Name)) })
+		err = c.Ended(ctx, pod, err)
 	}
 	return gateway.Name, err
+}
+
+// Ended returns err, or what Running says now if err is that the gateway which it has returned does not run any more.
+func (c *Client) Ended(ctx context.Context, pod *corev1.Pod, err error) error {
+	if !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	if now, rereadErr := installed.Reread(ctx, c.Kube, pod); rereadErr == nil {
+		if _, ended := installed.RunningGateway(now); ended != nil {
+			return ended
+		}
+	}
+	return err
 }
 
 // HandOver has the gateway wait half a minute for another one to take its place, in place of one

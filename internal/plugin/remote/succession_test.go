@@ -5,11 +5,18 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // TestServing asks the newer of two gateways, and only where there are two.
@@ -52,6 +59,48 @@ func TestServing(t *testing.T) {
 		if got, ok := client.Serving(t.Context(), pod); got.Name != "kube-gateway-2" || !ok || asked != 0 {
 			t.Errorf("%s, alone: %s, after %d questions", name, got.Name, asked)
 		}
+	}
+}
+
+// TestDeadGatewayThatIsShownAsRunning: the kubelet takes its time to tell, and the runtime has no such container any more.
+func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
+	unheard := &remote.UnheardError{Err: errors.New("no running task found")}
+	for name, test := range map[string]struct {
+		state   corev1.ContainerState
+		gone    bool
+		timeout time.Duration
+		took    time.Duration
+		text    string
+		hint    string
+	}{
+		"it has died":         {state: fakecluster.Terminated(137, ""), timeout: time.Minute, took: 8 * time.Second, text: "the gateway does not run: container kube-gateway is terminated", hint: "adds one"},
+		"it has been deleted": {gone: true, timeout: time.Minute, took: 8 * time.Second, text: remote.ErrPodGone.Error()},
+		"it runs":             {state: fakecluster.Running(nil, nil), timeout: time.Minute, took: 10 * time.Second, text: "no running task found"},
+		"there is no time":    {state: fakecluster.Terminated(137, ""), timeout: 5 * time.Second, took: 2500 * time.Millisecond, text: "no running task found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pod := fakecluster.NewPod("p")
+				fakecluster.AddGateway(pod, "{}", fakecluster.Running(nil, nil))
+				c := fakecluster.New(t, pod)
+				time.AfterFunc(7900*time.Millisecond, func() {
+					if !test.gone {
+						c.SetState("p", "kube-gateway", test.state)
+						return
+					}
+					must.Do(t, c.CoreV1().Pods(pod.Namespace).Delete(context.Background(), "p", metav1.DeleteOptions{}))
+				})
+				client := fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) { return nil, unheard }).Client(c)
+				client.Notice = 10 * time.Second
+				start := time.Now()
+				_, err := client.Ask(t.Context(), pod, test.timeout, "", func(ctx context.Context, g *remote.Conn) error {
+					_, err := g.Status(ctx)
+					return err
+				})
+				expect.Refusal(t, "asking", err, nil, test.text, test.hint)
+				expect.Equal(t, "time", test.took, time.Since(start))
+			})
+		})
 	}
 }
 

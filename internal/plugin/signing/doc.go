@@ -5,6 +5,7 @@
 //	pod.go     PodCertificateRequests
 //	csr.go     CertificateSigningRequests, which it approves as well
 //	trust.go   the ClusterTrustBundle
+//	queue.go   whose turn it is
 //	server.go  runs it all
 //
 // What is in a request is input from the network. A certificate says what the API server has of a pod

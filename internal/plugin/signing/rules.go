@@ -115,9 +115,7 @@ func (s *Server) aboutPod(ctx context.Context, c signer.Holder) (ca.LeafRequest,
 	if err := cluster.CheckClaims(ctx, s.Client, pod); err != nil {
 		return none, refuse(reasonAddresses, "%v", err)
 	}
-	return ca.LeafRequest{Identity: id, IPs: installed.PodIPs(pod), Pod: api.PodRef{
-		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
-	}}, nil
+	return ca.LeafRequest{Identity: id, IPs: installed.PodIPs(pod), Pod: installed.RefOf(pod)}, nil
 }
 
 // checkUIDs refuses a service account or a node that was replaced by one of the same name.

@@ -58,7 +58,7 @@ type Server struct {
 	// Report is called with what happens. Calls may come at the same time.
 	Report func(watch.Event)
 
-	queue   workqueue.TypedRateLimitingInterface[string]
+	queue   workqueue.TypedRateLimitingInterface[request]
 	sources map[string]cache.SharedIndexInformer
 
 	mu sync.Mutex
@@ -175,7 +175,7 @@ func (s *Server) start(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
-	s.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](retryDelay, maxDelay))
+	s.queue = newQueue()
 	mine := func(o *metav1.ListOptions) { o.FieldSelector = s.mine().FieldSelector }
 	s.sources = map[string]cache.SharedIndexInformer{
 		kindCSR: certificatesinformers.NewFilteredCertificateSigningRequestInformer(s.Client, 0, nil, mine),
@@ -189,8 +189,8 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	for kind, informer := range s.sources {
 		add := func(object any) {
-			if key, err := cache.MetaNamespaceKeyFunc(object); err == nil && s.open(object) {
-				s.queue.Add(kind + " " + key)
+			if r, err := requestOf(kind, object); err == nil && s.open(object) {
+				s.queue.Add(r)
 			}
 		}
 		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: add, UpdateFunc: func(_, now any) { add(now) }})
@@ -209,17 +209,16 @@ func (s *Server) start(ctx context.Context) error {
 
 func (s *Server) work(ctx context.Context) {
 	for {
-		key, down := s.queue.Get()
+		r, down := s.queue.Get()
 		if down {
 			return
 		}
-		kind, name, _ := strings.Cut(key, " ")
-		if object, exists, _ := s.sources[kind].GetStore().GetByKey(name); exists && ctx.Err() == nil && s.answer(ctx, object) != nil {
-			s.queue.AddRateLimited(key)
+		if object, exists, _ := s.sources[r.kind].GetStore().GetByKey(r.key); exists && ctx.Err() == nil && s.answer(ctx, object) != nil {
+			s.queue.AddRateLimited(r)
 		} else {
-			s.queue.Forget(key)
+			s.queue.Forget(r)
 		}
-		s.queue.Done(key)
+		s.queue.Done(r)
 	}
 }
 

@@ -3,6 +3,7 @@ package status
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -104,7 +105,9 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 	case gateway.Phase == installed.Terminated:
 		item.State = Crashed
 	case gateway.Phase == installed.Running:
-		c.ask(ctx, pod, &item)
+		if ended := c.ask(ctx, pod, &item); ended != nil {
+			return c.item(ctx, ended)
+		}
 	default:
 		item.State = Waiting
 	}
@@ -112,7 +115,8 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 	return item
 }
 
-func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
+// ask completes item. If the gateway turns out not to run any more, it returns the pod as it is now instead.
+func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) (ended *corev1.Pod) {
 	asked := c.Now()
 	answer, err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (*api.Status, error) {
 		return c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
@@ -123,18 +127,24 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 			answer.Reason = installed.NameContainers(pod, answer.Reason)
 			item.skew = skew(answer.Time, asked, c.Now())
 			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
-			return
+			return nil
 		}
 	}
 	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
 	if c.Client != nil {
 		// That a pod is gone, which may have been named, is for the error to say.
-		now, err := installed.Reread(ctx, c.Client, pod)
-		item.left = err == nil && installed.Leaving(now)
+		now, rereadErr := installed.Reread(ctx, c.Client, pod)
+		item.left = rereadErr == nil && installed.Leaving(now)
+		if rereadErr == nil && !item.left && errors.Is(err, remote.ErrNotRunning) {
+			if _, running := installed.RunningGateway(now); running != nil {
+				return now
+			}
+		}
 	}
 	if c.Explain != nil {
 		item.Error, item.hint = c.Explain(err)
 	}
+	return nil
 }
 
 // beside notes the other gateways of pod than the one that answers for it.

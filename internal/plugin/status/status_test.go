@@ -270,6 +270,24 @@ func TestLeft(t *testing.T) {
 	}
 }
 
+// TestDeadGatewayThatIsShownAsRunning is crashed, and not silent.
+func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pod("web", "strict", "closed", running())
+		p.Namespace = fakecluster.NewPod("web").Namespace
+		cluster := fakecluster.New(t, &p)
+		time.AfterFunc(time.Second, func() { cluster.SetState("web", "kube-gateway", fakecluster.Terminated(137, "no memory")) })
+		gateways := fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) {
+			return nil, &remote.UnheardError{Err: errors.New("no running task found")}
+		}).Client(cluster)
+		gateways.Notice = 10 * time.Second
+		item := must.Get((&Collector{Gateways: gateways, Now: clock, Client: cluster}).Collect(t.Context(), []corev1.Pod{p}))(t).Items[0]
+		if item.State != Crashed || item.Error != "" || !strings.Contains(item.Problems[0].Text, "the gateway crashed with exit code 137") {
+			t.Errorf("%+v", item)
+		}
+	})
+}
+
 func TestGatewayIsAskedWithinTheTimeout(t *testing.T) {
 	silent := asker{"web": func(ctx context.Context) (*api.Status, error) {
 		<-ctx.Done()
