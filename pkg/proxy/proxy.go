@@ -85,8 +85,8 @@ type Options struct {
 	// Memory bounds connections and their buffers; nil is no bound. Whoever gives one calls
 	// FitMemory while there is traffic.
 	Memory *memory.Budget
-	// Resting is called when connections, and what they leave behind, have ended for at least five seconds: the Proxy
-	// does nothing more until the next connection. nil is nothing.
+	// Resting is called when there has been no connection for at least five seconds, none is kept open for later, and nothing
+	// was logged: the Proxy does nothing more until there is. nil is nothing.
 	Resting func()
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
@@ -224,6 +224,9 @@ func New(o Options) (*Proxy, error) {
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err
 	}
+	// The line about those that were left out may come a minute after the last connection.
+	stir := p.stir
+	p.options.Log.wrote.Store(&stir)
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()
