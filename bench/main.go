@@ -63,7 +63,7 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
 	}
-	p.Held, p.Settle = heldConnections, 3*time.Second
+	p.Held, p.Settle, p.Rest = heldConnections, 3*time.Second, 75*time.Second
 	if p.Groups, err = choose("--only", *only, allGroups()); err != nil {
 		return p, "", err
 	}

@@ -16,8 +16,9 @@ const heldConnections = 1000
 
 // measureMemory starts a side afresh, because what a process has done before
 // decides how much memory it keeps. settle is how long the processes are left
-// alone before they are looked at idle; with connections it is four times that.
-func measureMemory(ctx context.Context, name, program, like string, held int, settle time.Duration) (found []value, err error) {
+// alone before they are looked at idle; with connections it is four times that. rest is how long they are left alone
+// after traffic; 0 leaves that out.
+func measureMemory(ctx context.Context, name, program, like string, held int, settle, rest time.Duration) (found []value, err error) {
 	s, err := newSide(ctx, name, program, like)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 		return (float64(held.PSS) - float64(idle.PSS)) / 1024 / float64(result.Connections)
 	}
 	with := fmt.Sprintf("%d connections", result.Connections)
-	return []value{
+	found = []value{
 		{tableMemory, "idle, RSS", "MiB", mean(outIdle.RSS, inIdle.RSS)},
 		{tableMemory, "idle, PSS", "MiB", mean(outIdle.PSS, inIdle.PSS)},
 		{tableMemory, with + ", RSS", "MiB", mean(outHeld.RSS, inHeld.RSS)},
@@ -77,7 +78,21 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 		{tableMemory, "peak until then, RSS", "MiB", mean(outHeld.Peak, inHeld.Peak)},
 		{tableMemory, "a connection on the client's side", "KiB", each(outIdle, outHeld)},
 		{tableMemory, "a connection on the server's side", "KiB", each(inIdle, inHeld)},
-	}, nil
+	}
+	if rest == 0 {
+		return found, nil
+	}
+	for _, traffic := range []order{{Op: opConnect, Workers: 32}, {Op: opUpload, Workers: 8}, {Op: opDownload, Workers: 8}} {
+		traffic.Target, traffic.Duration = s.target, settle
+		if _, err := s.client.ask(ctx, traffic); err != nil {
+			return nil, err
+		}
+	}
+	outRested, inRested, err := look(rest)
+	if err != nil {
+		return nil, err
+	}
+	return append(found, value{tableMemory, "idle after traffic, PSS", "MiB", mean(outRested.PSS, inRested.PSS)}), nil
 }
 
 // memory returns what the proxies on the client's and the server's side take.

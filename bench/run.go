@@ -24,6 +24,9 @@ type plan struct {
 	// alone before it is: gateways give back what starting took a second later, and idle connections park after ten.
 	Held   int
 	Settle time.Duration
+	// Rest is for how long one side, and base, is left alone after traffic, in the first round: the last line of a log may come a
+	// minute later.
+	Rest time.Duration
 	// Progress receives a line for each round.
 	Progress io.Writer
 }
@@ -91,7 +94,11 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 	for i := range p.Sides {
 		name := p.Sides[(i+round)%len(p.Sides)]
 		if slices.Contains(p.Groups, groupMemory) && name != direct {
-			values, err := measureMemory(ctx, name, p.program(name), p.like(name), p.Held, p.Settle)
+			rest := time.Duration(0)
+			if round == 0 && (name == base || name == measured(p.Sides)) {
+				rest = p.Rest
+			}
+			values, err := measureMemory(ctx, name, p.program(name), p.like(name), p.Held, p.Settle, rest)
 			if err != nil {
 				return fmt.Errorf("memory, %s: %w", name, err)
 			}

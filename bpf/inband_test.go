@@ -52,7 +52,13 @@ func (p *programs) follow(n *netlab.Node) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- n.Do(func() error { return p.FollowNetwork(ctx, func(err error) { p.t.Error(err) }) })
+		done <- n.Do(func() error {
+			return p.FollowNetwork(ctx, func(err error) {
+				if err != nil {
+					p.t.Error(err)
+				}
+			})
+		})
 	}()
 	p.t.Cleanup(func() {
 		cancel()

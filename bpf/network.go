@@ -18,9 +18,9 @@ import (
 
 // FollowNetwork attaches the inbound programs to interfaces that appear after
 // [Programs.AttachInbound], has listeners that are bound to an interface find the gateway, and keeps
-// the programs' list of the pod's own addresses true, until ctx is done. It calls failed with every error, and goes on. It must be called in the pod's
-// network namespace. The error it returns says that the kernel reports no changes.
-func (p *Programs) FollowNetwork(ctx context.Context, failed func(error)) error {
+// the programs' list of the pod's own addresses true, until ctx is done. After each change it calls followed, with an
+// error or nil, and goes on. It must be called in the pod's network namespace. The error it returns says that the kernel reports no changes.
+func (p *Programs) FollowNetwork(ctx context.Context, followed func(error)) error {
 	changes, err := openChanges()
 	if err != nil {
 		return fmt.Errorf("following the pod's network: %w", err)
@@ -30,9 +30,7 @@ func (p *Programs) FollowNetwork(ctx context.Context, failed func(error)) error 
 	defer stop()
 	message := make([]byte, 1) // what has changed does not matter
 	for ctx.Err() == nil {
-		if err := p.updateNetwork(); err != nil {
-			failed(err)
-		}
+		followed(p.updateNetwork())
 		// ENOBUFS means that there were too many changes for the socket.
 		if _, err := changes.Read(message); err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("following the pod's network: %w", err)

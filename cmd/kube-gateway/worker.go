@@ -69,10 +69,12 @@ func runWorker(ctx context.Context, args []string) error {
 	if from.Sources6 {
 		sources = bpf.Sources6()
 	}
+	program := memory.OwnProgram()
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
 		PeersAfter: peersAfter, Sources6: sources, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
+		Resting:      program.Tidy,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
@@ -82,7 +84,6 @@ func runWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	// Nothing has come from the network yet.
-	program := memory.OwnProgram()
 	confinement, err := confine.Apply(confine.Worker)
 	if err != nil {
 		log.Slog().Error("the worker goes on with less confinement", "error", err.Error())

@@ -104,6 +104,12 @@ func (b *begun) expire(now time.Time) {
 	}
 }
 
+func (b *begun) anyUnheard() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.unheard) > 0
+}
+
 func (b *begun) forgetOldest() {
 	if oldest := b.unheard[0].ends; b.by[oldest].by == nil {
 		delete(b.by, oldest)

@@ -112,6 +112,7 @@ func newCarrier(c *connection, s *settings) *carrier {
 	k.urgent = k.state.NegotiatedProtocol == api.ALPNFrames
 	k.records.startRelay()
 	k.proxy.carriers.opened(k)
+	k.proxy.stir()
 	return k
 }
 

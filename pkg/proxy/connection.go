@@ -129,6 +129,7 @@ func (p *Proxy) record(d traffic.Direction, source, destination netip.AddrPort, 
 	c.line.Source, c.line.Destination = source, destination
 	c.counts.Active.Add(1)
 	p.live.add(c)
+	p.stir()
 	return c
 }
 
@@ -346,6 +347,12 @@ func (r *registry) empty() <-chan struct{} {
 		r.last = nil
 	}
 	return last
+}
+
+func (r *registry) any() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.connections) > 0
 }
 
 // snapshot returns the open connections.

@@ -17,9 +17,10 @@ var errReset = errors.New("connection was reset")
 
 // sweep aborts connections that no read or write would find to be dead, and gives sockets the options
 // that applications have set meanwhile, until ctx is done. How long a silent peer is waited for is
-// left to the kernel, as without gateways.
+// left to the kernel, as without gateways. While there is nothing to sweep it rests.
 func (p *Proxy) sweep(ctx context.Context) {
-	ticker := time.NewTicker(cmp.Or(p.options.sweep, sweepInterval))
+	interval := cmp.Or(p.options.sweep, sweepInterval)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -27,6 +28,11 @@ func (p *Proxy) sweep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		select {
+		case <-p.awake:
+		default:
+		}
+		stirred := p.stirred.Swap(false)
 		p.spent.close()
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
@@ -36,7 +42,36 @@ func (p *Proxy) sweep(ctx context.Context) {
 			p.inspect(c)
 		}
 		p.parkIdle(open)
+		// What is added from here on wakes it.
+		if stirred || p.hasToSweep() {
+			continue
+		}
+		ticker.Stop()
+		if p.options.Resting != nil {
+			p.options.Resting()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.awake:
+		}
+		ticker.Reset(interval)
 	}
+}
+
+// stir wakes the sweeper. It is called after something was added that has to be swept.
+func (p *Proxy) stir() {
+	if p.stirred.Load() || p.stirred.Swap(true) {
+		return
+	}
+	select {
+	case p.awake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *Proxy) hasToSweep() bool {
+	return p.live.any() || p.carriers.any() || p.begun.anyUnheard() || p.spent.any()
 }
 
 func (p *Proxy) inspect(c *connection) {

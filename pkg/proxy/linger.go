@@ -83,6 +83,7 @@ func (p *Proxy) closeAtOnce(s stream, linger bool) {
 	})
 	if replaced {
 		p.spent.add(s)
+		p.stir()
 		return
 	}
 	_ = s.Close()
@@ -107,6 +108,12 @@ func (p *spent) add(s stream) {
 	if full {
 		p.close()
 	}
+}
+
+func (p *spent) any() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.streams) > 0
 }
 
 func (p *spent) close() {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -32,6 +33,8 @@ type Logger struct {
 	wake    chan struct{}
 	closing chan struct{}
 	stopped chan struct{}
+	// wrote is called after each batch, unless it is nil.
+	wrote atomic.Pointer[func()]
 
 	mu     sync.Mutex
 	spool  *journal.Spool
@@ -140,6 +143,9 @@ func (l *Logger) run() {
 		l.mu.Unlock()
 		batch.Write(l.write)
 		l.write(report)
+		if wrote := l.wrote.Load(); wrote != nil {
+			(*wrote)()
+		}
 		if closed {
 			return
 		}

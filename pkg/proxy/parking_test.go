@@ -231,3 +231,56 @@ func TestGiveUpBuffers(t *testing.T) {
 		t.Error("no end")
 	}
 }
+
+// TestSweeperRests: when all connections and what they leave behind have ended, nothing is done any more, and memory is given
+// back, until the next connection.
+func TestSweeperRests(t *testing.T) {
+	a, rests := newAuthority(t), make(map[*testPod]chan struct{})
+	pod := func() *testPod {
+		rested := make(chan struct{}, 1)
+		p := newPod(t, a, func(o *Options) {
+			sweeps(o)
+			o.Resting = func() {
+				select {
+				case rested <- struct{}{}:
+				default:
+				}
+			}
+		})
+		rests[p] = rested
+		return p
+	}
+	client, server := pod(), pod()
+	destination, accept := collect(t, server.ip)
+	for range 3 {
+		for _, rested := range rests {
+			select {
+			case <-rested:
+			case <-time.After(patienceForTests):
+				t.Fatal("a sweeper does not rest")
+			}
+		}
+		near := client.dial(destination)
+		far := accept()
+		write(t, near, "x")
+		expect(t, far, "x")
+		write(t, far, "y")
+		expect(t, near, "y")
+		// Only a sweeper that was woken has connections park.
+		awaitParked(t, client, server)
+		// It may have rested once more after the connection before.
+		for _, rested := range rests {
+			select {
+			case <-rested:
+			default:
+			}
+		}
+		must.Do(t, near.Close())
+		end(t, far)
+		all := func(p *pool) int { return len(p.all) }
+		eventually(t, "the carriers to end", func() bool {
+			client.proxy.carriers.drop()
+			return client.count(all)+server.count(all) == 0
+		})
+	}
+}

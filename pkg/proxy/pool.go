@@ -63,6 +63,12 @@ func (p *pool) ended(k *carrier) {
 	}
 }
 
+func (p *pool) any() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.all) > 0
+}
+
 // empty returns a channel that is closed as soon as there is no carrier.
 func (p *pool) empty() <-chan struct{} {
 	p.mu.Lock()

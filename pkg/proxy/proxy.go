@@ -85,6 +85,9 @@ type Options struct {
 	// Memory bounds connections and their buffers; nil is no bound. Whoever gives one calls
 	// FitMemory while there is traffic.
 	Memory *memory.Budget
+	// Resting is called when there has been no connection for at least five seconds, none is kept open for later, and nothing
+	// was logged: the Proxy does nothing more until there is. nil is nothing.
+	Resting func()
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
 	// 1.5 s in permissive mode, so that a lost SYN and its retransmission
@@ -148,6 +151,9 @@ type Proxy struct {
 	// null is open for /dev/null, or -1.
 	null  int
 	spent spent
+	// stirred means that something to sweep was added since the last sweep, and awake has the sweeper go on.
+	stirred atomic.Bool
+	awake   chan struct{}
 	// ports are those of the listeners.
 	ports []uint16
 
@@ -202,6 +208,7 @@ func New(o Options) (*Proxy, error) {
 		byIdentity: &identityCounts{open: make(map[string]int)},
 		crowded:    newThrottle(time.Second),
 		exhausted:  newThrottle(time.Second),
+		awake:      make(chan struct{}, 1),
 		aborting:   make(chan struct{}),
 	}
 	var err error
@@ -217,6 +224,9 @@ func New(o Options) (*Proxy, error) {
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err
 	}
+	// The line about those that were left out may come a minute after the last connection.
+	stir := p.stir
+	p.options.Log.wrote.Store(&stir)
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()

@@ -36,9 +36,14 @@ func (s *supervisor) follow(ctx context.Context) (stop func()) {
 // followNetwork keeps the programs and the routes of the gateway's addresses at all interfaces of the pod, those that it gets later
 // included.
 func (s *supervisor) followNetwork(ctx context.Context) {
-	failed := func(err error) { s.Log.Error("a change of the pod's network could not be followed", "error", err) }
-	if err := s.programs.FollowNetwork(ctx, failed); err != nil {
-		failed(err)
+	followed := func(err error) {
+		if err != nil {
+			s.Log.Error("a change of the pod's network could not be followed", "error", err)
+		}
+		s.rest.Reset(restAfter)
+	}
+	if err := s.programs.FollowNetwork(ctx, followed); err != nil {
+		followed(err)
 	}
 }
 
@@ -48,6 +53,7 @@ func (s *supervisor) followRefused(ctx context.Context) {
 	lines := rate.NewLimiter(refusedLines, refusedLines)
 	notLogged := 0
 	if err := s.programs.FollowRefused(ctx, func(client, server netip.AddrPort) {
+		defer s.rest.Reset(restAfterMany)
 		counts := s.traffic.Of(traffic.Inbound)
 		counts.Refused.Add(1)
 		counts.Because(traffic.Plaintext)

@@ -63,7 +63,7 @@ type supervisor struct {
 	handover
 	inherited inherited
 
-	// rest gives memory back once nothing has been asked for restAfter.
+	// rest gives memory back once nothing has happened for restAfter.
 	rest *time.Timer
 
 	// life ends when the gateway does, and background is waited for then.
@@ -245,8 +245,12 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 // GCPercent keeps the heap of a process with little to do small (see runtime/debug.SetGCPercent).
 const GCPercent = 20
 
-// restAfter is for how long nothing must have been asked until memory is given back.
-const restAfter = time.Second
+// restAfter is for how long nothing must have happened until memory is given back, and restAfterMany that after what strangers
+// can have happen as often as they like.
+const (
+	restAfter     = time.Second
+	restAfterMany = 10 * time.Second
+)
 
 // tidyUp has given back soon what starting took, which is several times the size of what stays, and keeps the heap
 // small from then on. Before that the garbage would be collected dozens of times. It is collected at once only where the pod's memory is

@@ -127,6 +127,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	if !closed(s.serving) {
 		close(s.serving)
 	}
+	s.rest.Reset(restAfter)
 	return nil
 }
 
