@@ -168,9 +168,13 @@ func (g *Conn) retry(ctx context.Context, once func() error) error {
 	}
 }
 
+// away is in the words of the API server where it does not reach a kubelet, which then tells nothing either.
+const away = "error dialing backend"
+
 // notice returns err, or ErrNotRunning or ErrPodGone if it turns out to be that.
 func (g *Conn) notice(ctx context.Context, err error) error {
-	if _, unheard := errors.AsType[*UnheardError](err); !unheard || g.client.Notice == 0 {
+	unheard, ok := errors.AsType[*UnheardError](err)
+	if !ok || strings.Contains(unheard.Error(), away) || g.client.Notice == 0 {
 		return err
 	}
 	ctx, cancel := within(ctx, g.client.Notice)

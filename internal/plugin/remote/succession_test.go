@@ -64,8 +64,9 @@ func TestServing(t *testing.T) {
 
 // TestDeadGatewayThatIsShownAsRunning: the kubelet takes its time to tell, and the runtime has no such container any more.
 func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
-	unheard := &remote.UnheardError{Err: errors.New("no running task found")}
+	const ended = "no running task found"
 	for name, test := range map[string]struct {
+		unheard string
 		state   corev1.ContainerState
 		gone    bool
 		timeout time.Duration
@@ -73,10 +74,11 @@ func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
 		text    string
 		hint    string
 	}{
-		"it has died":         {state: fakecluster.Terminated(137, ""), timeout: time.Minute, took: 8 * time.Second, text: "the gateway does not run: container kube-gateway is terminated", hint: "adds one"},
-		"it has been deleted": {gone: true, timeout: time.Minute, took: 8 * time.Second, text: remote.ErrPodGone.Error()},
-		"it runs":             {state: fakecluster.Running(nil, nil), timeout: time.Minute, took: 10 * time.Second, text: "no running task found"},
-		"there is no time":    {state: fakecluster.Terminated(137, ""), timeout: 5 * time.Second, took: 2500 * time.Millisecond, text: "no running task found"},
+		"it has died":         {unheard: ended, state: fakecluster.Terminated(137, ""), timeout: time.Minute, took: 8 * time.Second, text: "the gateway does not run: container kube-gateway is terminated", hint: "adds one"},
+		"it has been deleted": {unheard: ended, gone: true, timeout: time.Minute, took: 8 * time.Second, text: remote.ErrPodGone.Error()},
+		"it runs":             {unheard: ended, state: fakecluster.Running(nil, nil), timeout: time.Minute, took: 10 * time.Second, text: ended},
+		"there is no time":    {unheard: ended, state: fakecluster.Terminated(137, ""), timeout: 5 * time.Second, took: 2500 * time.Millisecond, text: ended},
+		"its node is away":    {unheard: "error dialing backend: no route", state: fakecluster.Terminated(137, ""), timeout: time.Minute, text: "no route"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -90,7 +92,9 @@ func TestDeadGatewayThatIsShownAsRunning(t *testing.T) {
 					}
 					must.Do(t, c.CoreV1().Pods(pod.Namespace).Delete(context.Background(), "p", metav1.DeleteOptions{}))
 				})
-				client := fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) { return nil, unheard }).Client(c)
+				client := fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) {
+					return nil, &remote.UnheardError{Err: errors.New(test.unheard)}
+				}).Client(c)
 				client.Notice = 10 * time.Second
 				start := time.Now()
 				_, err := client.Ask(t.Context(), pod, test.timeout, "", func(ctx context.Context, g *remote.Conn) error {
