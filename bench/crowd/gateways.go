@@ -3,10 +3,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +31,8 @@ import (
 type gateways struct {
 	mu       sync.Mutex
 	statuses map[remote.Ref]*api.Status
+	// ports are those for the status, of pods whose gateways have a certificate.
+	ports map[types.NamespacedName]port
 	// started counts the gateways of a pod.
 	started map[types.UID]int
 	// commands counts the control commands by name.
@@ -34,8 +41,14 @@ type gateways struct {
 	certified map[remote.Ref][]time.Time
 }
 
+// port shows a certificate and tells the status of a gateway.
+type port struct {
+	gateway     remote.Ref
+	certificate tls.Certificate
+}
+
 func newGateways() *gateways {
-	return &gateways{statuses: map[remote.Ref]*api.Status{}, started: map[types.UID]int{}, commands: map[string]int{}, certified: map[remote.Ref][]time.Time{}}
+	return &gateways{statuses: map[remote.Ref]*api.Status{}, ports: map[types.NamespacedName]port{}, started: map[types.UID]int{}, commands: map[string]int{}, certified: map[remote.Ref][]time.Time{}}
 }
 
 // start starts a gateway with its environment.
@@ -49,33 +62,75 @@ func (g *gateways) start(pod *corev1.Pod, container string, env map[string][]byt
 		Mode: config.Mode, OnFailure: config.OnFailure, Wire: config.Wire, Rules: config.Rules,
 		Capture: api.Capture{Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named},
 	}
-	if cert := env[api.EnvCert]; len(cert) > 0 {
-		if err := certify(status, cert, env[api.EnvCA]); err != nil {
-			return err
-		}
+	m, err := materialOf(env)
+	if err != nil {
+		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ref := remote.Ref{Namespace: pod.Namespace, Pod: pod.Name, Container: container}
 	g.statuses[ref] = status
 	g.started[pod.UID]++
-	if status.State == api.Ready {
-		g.certified[ref] = append(g.certified[ref], time.Now())
+	if m != nil {
+		g.certify(ref, m)
 	}
 	return nil
 }
 
-func certify(status *api.Status, cert, roots []byte) error {
+// materialOf returns what a Secret has brought, or nil.
+func materialOf(env map[string][]byte) (*fakegateway.Material, error) {
+	if len(env[api.EnvCert]) == 0 {
+		return nil, nil
+	}
 	var m fakegateway.Material
 	var err error
-	if m.Chain, err = ca.ParseCertificates(cert); err != nil {
-		return err
+	if m.Chain, err = ca.ParseCertificates(env[api.EnvCert]); err != nil {
+		return nil, err
 	}
-	if m.Roots, err = ca.ParseCertificates(roots); err != nil {
-		return err
+	if m.Roots, err = ca.ParseCertificates(env[api.EnvCA]); err != nil {
+		return nil, err
 	}
+	pair, err := tls.X509KeyPair(env[api.EnvCert], env[api.EnvKey])
+	if err != nil {
+		return nil, err
+	}
+	m.Key = pair.PrivateKey.(*ecdsa.PrivateKey)
+	return &m, nil
+}
+
+// certify gives a gateway m. The caller holds mu.
+func (g *gateways) certify(ref remote.Ref, m *fakegateway.Material) {
+	status := g.statuses[ref]
 	status.State, status.Cert = api.Ready, m.Certificate()
-	return nil
+	g.certified[ref] = append(g.certified[ref], time.Now())
+	shown := tls.Certificate{PrivateKey: m.Key}
+	for _, c := range slices.Concat(m.Chain, m.Roots) {
+		shown.Certificate = append(shown.Certificate, c.Raw)
+	}
+	g.ports[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Pod}] = port{ref, shown}
+}
+
+// serveStatus is the port for the status of a pod's gateway.
+func (g *gateways) serveStatus(pod types.NamespacedName, conn net.Conn) {
+	defer conn.Close()
+	g.mu.Lock()
+	at, ok := g.ports[pod]
+	g.mu.Unlock()
+	if !ok {
+		return
+	}
+	conn = tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{at.certificate}, NextProtos: []string{api.ALPNStatus}})
+	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+		return
+	}
+	g.mu.Lock()
+	var status *api.Status
+	if found := g.statuses[at.gateway]; found != nil {
+		status = g.now(found)
+	}
+	g.commands["status"]++
+	g.mu.Unlock()
+	_ = json.NewEncoder(conn).Encode(map[string]any{"result": status})
 }
 
 func (g *gateways) forget(pod types.UID) {
@@ -86,6 +141,7 @@ func (g *gateways) forget(pod types.UID) {
 		if status.Pod.UID == string(pod) {
 			delete(g.statuses, ref)
 			delete(g.certified, ref)
+			delete(g.ports, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Pod})
 		}
 	}
 }
@@ -208,7 +264,6 @@ func (g *gateways) renew(call *fakegateway.Call) (any, error) {
 	case status == nil:
 		return nil, fakegateway.Refuse("no gateway is here")
 	}
-	status.State, status.Cert = api.Ready, m.Certificate()
-	g.certified[call.Ref] = append(g.certified[call.Ref], time.Now())
+	g.certify(call.Ref, &m)
 	return g.now(status), nil
 }

@@ -204,9 +204,15 @@ func (k *kubelets) report(ctx context.Context, pod *corev1.Pod, status corev1.Po
 	return err == nil
 }
 
-// ServeHTTP runs commands in containers: /exec/NAMESPACE/POD/CONTAINER.
+// ServeHTTP runs commands in containers, /exec/NAMESPACE/POD/CONTAINER, and forwards ports, /portForward/NAMESPACE/POD.
 func (k *kubelets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	words := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	if len(words) == 3 && words[0] == "portForward" {
+		execstreams.Forward(w, r, func(_ string, conn net.Conn) {
+			k.gateways.serveStatus(types.NamespacedName{Namespace: words[1], Name: words[2]}, conn)
+		})
+		return
+	}
 	if len(words) != 4 || words[0] != "exec" {
 		http.NotFound(w, r)
 		return

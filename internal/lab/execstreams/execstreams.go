@@ -1,4 +1,4 @@
-// Package execstreams is the server's side of an exec: what the API server says to its
+// Package execstreams is the server's side of an exec and of a forwarded port: what the API server says to its
 // clients, and a kubelet to the API server, by WebSocket and by SPDY.
 package execstreams
 

@@ -1,6 +1,7 @@
 package fakegateway
 
 import (
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"net/netip"
@@ -14,6 +15,8 @@ import (
 // Material is a gateway's certificate chain, and the roots that it trusts.
 type Material struct {
 	Chain, Roots []*x509.Certificate
+	// Key is that of the first certificate in Chain, if the gateway has made it.
+	Key *ecdsa.PrivateKey
 	// First is what a sidecar got with them.
 	First *api.FirstSettings
 }
@@ -44,7 +47,7 @@ func (c *Call) RenewFor(id identity.ID, ips []netip.Addr) (Material, error) {
 	if err != nil {
 		return Material{}, err
 	}
-	m := Material{Certificates([]byte(issued.Certificate)), Certificates([]byte(issued.Bundle)), issued.First}
+	m := Material{Chain: Certificates([]byte(issued.Certificate)), Roots: Certificates([]byte(issued.Bundle)), Key: key, First: issued.First}
 	switch {
 	case len(m.Chain) == 0 || !key.PublicKey.Equal(m.Chain[0].PublicKey):
 		return Material{}, errors.New("for another key")

@@ -22,12 +22,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/execstreams"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
@@ -176,46 +175,24 @@ func TestOlderGatewayHasNoPort(t *testing.T) {
 }
 
 // kubeletPort is an API server that forwards a port, by SPDY alone.
-func kubeletPort(t *testing.T, serve func(stream httpstream.Stream)) http.Handler {
+func kubeletPort(serve func(port string, conn net.Conn)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/api/v1/namespaces/demo/pods/web/portforward" || wsstream.IsWebSocketRequest(r) {
 			http.Error(w, "no such upgrade", http.StatusBadRequest)
 			return
 		}
-		if _, err := httpstream.Handshake(r, w, []string{"portforward.k8s.io"}); err != nil {
-			t.Error(err)
-			return
-		}
-		opened := make(chan httpstream.Stream, 2)
-		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
-			opened <- stream
-			return nil
-		})
-		if conn == nil {
-			return
-		}
-		defer conn.Close()
-		for {
-			select {
-			case stream := <-opened:
-				if stream.Headers().Get(corev1.StreamType) == corev1.StreamTypeData {
-					go serve(stream)
-				}
-			case <-conn.CloseChan():
-				return
-			}
-		}
+		execstreams.Forward(w, r, serve)
 	})
 }
 
 // TestForwards: a port is forwarded, and not tried again in a namespace where that is forbidden.
 func TestForwards(t *testing.T) {
 	ended := make(chan struct{})
-	server := httptest.NewServer(kubeletPort(t, func(stream httpstream.Stream) {
+	server := httptest.NewServer(kubeletPort(func(port string, conn net.Conn) {
 		defer close(ended)
-		line, _ := bufio.NewReader(stream).ReadString('\n')
-		fmt.Fprintf(stream, "port %s: %s", stream.Headers().Get(corev1.PortHeader), line)
-		_, _ = io.Copy(io.Discard, stream)
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		fmt.Fprintf(conn, "port %s: %s", port, line)
+		_, _ = io.Copy(io.Discard, conn)
 	}))
 	t.Cleanup(server.Close)
 	dialer := newForwarder(t, server.URL)
