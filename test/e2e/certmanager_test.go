@@ -43,7 +43,8 @@ func startCertManager(t *testing.T) {
 		name := kind + ".cert-manager.io"
 		atEnd(t, "delete", "customresourcedefinition", name, "--ignore-not-found")
 		kubectl(t, "apply", "--server-side", "-f", filepath.Join(strings.TrimSpace(module.stdout), "deploy/crds/cert-manager.io_"+kind+".yaml"))
-		kubectl(t, "wait", "--for=condition=Established", "customresourcedefinition/"+name, "--timeout="+patience.String())
+		// As long as there are no conditions, wait fails.
+		awaitKubectl(t, name+" is established", "wait", "--for=condition=Established", "customresourcedefinition/"+name, "--timeout="+patience.String())
 	}
 	atEnd(t, "delete", "namespace", "cert-manager", "--ignore-not-found")
 	kubectl(t, "create", "namespace", "cert-manager")
