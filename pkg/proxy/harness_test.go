@@ -481,6 +481,15 @@ func expectEOF(t testing.TB, conn net.Conn) {
 	}
 }
 
+// bothWays sends a byte each way between the ends of a connection.
+func bothWays(t testing.TB, near, far net.Conn) {
+	t.Helper()
+	write(t, near, "x")
+	expect(t, far, "x")
+	write(t, far, "y")
+	expect(t, near, "y")
+}
+
 // expectReset reads until the connection ends, which must be by a RST.
 func expectReset(t testing.TB, conn net.Conn) {
 	t.Helper()

@@ -115,10 +115,7 @@ func TestParkedConnectionsEnd(t *testing.T) {
 	destination, accept := collect(t, server.ip)
 	near := client.dial(destination)
 	far := accept()
-	write(t, near, "x")
-	expect(t, far, "x")
-	write(t, far, "y")
-	expect(t, near, "y")
+	bothWays(t, near, far)
 	awaitParked(t, client, server)
 	client.stop()
 	expectReset(t, near)
@@ -262,10 +259,7 @@ func TestSweeperRests(t *testing.T) {
 		}
 		near := client.dial(destination)
 		far := accept()
-		write(t, near, "x")
-		expect(t, far, "x")
-		write(t, far, "y")
-		expect(t, near, "y")
+		bothWays(t, near, far)
 		// Only a sweeper that was woken has connections park.
 		awaitParked(t, client, server)
 		// It may have rested once more after the connection before.

@@ -148,10 +148,7 @@ func TestAbort(t *testing.T) {
 			t.Run("by the "+who, func(t *testing.T) {
 				near := client.dial(destination)
 				far := accept()
-				write(t, near, "x")
-				expect(t, far, "x")
-				write(t, far, "y")
-				expect(t, near, "y")
+				bothWays(t, near, far)
 				if who == "client" {
 					reset(near)
 					expectReset(t, far)

@@ -42,14 +42,7 @@ func webSocket(w http.ResponseWriter, r *http.Request, run Command) {
 }
 
 func bySPDY(w http.ResponseWriter, r *http.Request, run Command) {
-	if _, err := httpstream.Handshake(r, w, []string{"v4.channel.k8s.io"}); err != nil {
-		return
-	}
-	opened := make(chan httpstream.Stream, 8)
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
-		opened <- stream
-		return nil
-	})
+	conn, opened := upgrade(w, r, "v4.channel.k8s.io")
 	if conn == nil {
 		return
 	}
@@ -79,6 +72,18 @@ func bySPDY(w http.ResponseWriter, r *http.Request, run Command) {
 	_ = streams["error"].Close()
 	// The client closes the connection when it has read everything.
 	<-conn.CloseChan()
+}
+
+// upgrade turns a request into a connection by SPDY, whose streams come from opened. A nil conn has been refused.
+func upgrade(w http.ResponseWriter, r *http.Request, protocol string) (conn httpstream.Connection, opened <-chan httpstream.Stream) {
+	if _, err := httpstream.Handshake(r, w, []string{protocol}); err != nil {
+		return nil, nil
+	}
+	streams := make(chan httpstream.Stream, 8)
+	return spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
+		streams <- stream
+		return nil
+	}), streams
 }
 
 func finish(status metav1.Status, errors io.Writer) {

@@ -8,19 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 // Forward has serve answer each connection to a port that r asks to forward, by SPDY alone, until the client hangs up.
 func Forward(w http.ResponseWriter, r *http.Request, serve func(port string, conn net.Conn)) {
-	if _, err := httpstream.Handshake(r, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
-		return
-	}
-	opened := make(chan httpstream.Stream, 2)
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
-		opened <- stream
-		return nil
-	})
+	conn, opened := upgrade(w, r, portforward.PortForwardProtocolV1Name)
 	if conn == nil {
 		return
 	}
