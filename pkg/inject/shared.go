@@ -84,5 +84,5 @@ func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *co
 		return tried, err
 	}
 	// The pod may have been listed minutes ago, and a certificate is made next.
-	return installed.RereadUnchanged(ctx, in.Client, pod)
+	return installed.Present(ctx, in.Client, in.Shared.pods, pod)
 }

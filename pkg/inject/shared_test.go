@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
@@ -43,7 +45,7 @@ func TestCrowd(t *testing.T) {
 	const n = 40
 	for delivery, want := range map[Delivery]map[string]int{
 		DeliverySecret: {
-			"patch pods": n, "dry-run pods": 2, "get pods": n - 2, "create secrets": n, "delete secrets": n,
+			"patch pods": n, "dry-run pods": 2, "create secrets": n, "delete secrets": n,
 			// Whether one watch of them all is worthwhile, and what that begins with.
 			"list pods": 2, "watch pods": 1, "list secrets": 1,
 		},
@@ -137,10 +139,79 @@ func TestFewPodsOfManyAreWatchedOneByOne(t *testing.T) {
 }
 
 // TestSignsForThePodAsItIs: a pod of a workload that the server has just consented to has other
-// addresses by the time its turn comes. No certificate is made for those that it had.
+// addresses by the time its turn comes. No certificate is made for those that it had, whether it is read
+// or watched with many others.
 func TestSignsForThePodAsItIs(t *testing.T) {
-	c, in, pods := newCrowd(t, 5)
+	for _, n := range []int{5, 40} {
+		t.Run(fmt.Sprintf("%d pods", n), func(t *testing.T) {
+			c, in, pods := newCrowd(t, n)
+			must.Do(t, in.Enable(t.Context(), &pods[0]).Err)
+			named := certified(t, c)
+			moved := move(c, "p-2")
+			awaitShown(t, in, moved)
+			must.Do(t, in.Enable(t.Context(), &pods[2]).Err)
+			expect.Equal(t, "addresses in certificates", []string{"10.244.1.9"}, *named)
+			config := must.Get(installed.ConfigOf(c.Pod("p-2"), "kube-gateway"))(t)
+			expect.Equal(t, "addresses of the gateway", []netip.Addr{netip.MustParseAddr("10.244.1.9")}, config.PodIPs)
+
+			// The pod was replaced by one of the same name.
+			now := c.Pod("p-4")
+			now.UID = "uid-later"
+			c.Update(now)
+			awaitShown(t, in, now)
+			*named = nil
+			if result := in.Enable(t.Context(), &pods[4]); !errors.Is(result.Err, installed.ErrReplaced) || len(*named) != 0 {
+				t.Errorf("%+v, certificates for %v", result, *named)
+			}
+		})
+	}
+}
+
+// TestWatchBehind: a watch does not show yet that a pod has other addresses. No gateway gets the certificate that was made
+// for those which it had, and its Secret is gone.
+func TestWatchBehind(t *testing.T) {
+	c, in, pods := newCrowd(t, 40)
+	var behind atomic.Bool
+	c.PrependWatchReactor("pods", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		stream, err := c.Tracker().Watch(fakecluster.Pods, action.GetNamespace(), metav1.ListOptions{})
+		if err != nil {
+			return true, nil, err
+		}
+		return true, watch.Filter(stream, func(event watch.Event) (watch.Event, bool) {
+			return event, !behind.Load()
+		}), nil
+	})
 	must.Do(t, in.Enable(t.Context(), &pods[0]).Err)
+	behind.Store(true)
+	named := certified(t, c)
+	move(c, "p-2")
+	c.BeforePatch = func(dryRun bool) error {
+		if slices.Contains(*named, "10.244.1.9") {
+			behind.Store(false)
+		}
+		return nil
+	}
+	must.Do(t, in.Enable(t.Context(), &pods[2]).Err)
+	expect.Equal(t, "addresses in certificates", []string{"10.244.1.7", "fd00:10:244:1::7", "10.244.1.9"}, *named)
+	config := must.Get(installed.ConfigOf(c.Pod("p-2"), "kube-gateway"))(t)
+	expect.Equal(t, "addresses of the gateway", []netip.Addr{netip.MustParseAddr("10.244.1.9")}, config.PodIPs)
+	expect.Equal(t, "gateways of the pod", 1, len(c.Pod("p-2").Spec.EphemeralContainers))
+	noSecrets(t, c)
+}
+
+// awaitShown waits until pod is shown as it is.
+func awaitShown(t *testing.T, in *Injector, pod *corev1.Pod) {
+	t.Helper()
+	expect.Eventually(t, "the pod is shown as it is", func() bool {
+		_, err := installed.Follow(t.Context(), in.Shared.pods, pod, "kube-gateway", func(now *corev1.Pod, _ installed.Gateway) (bool, error) {
+			return now.Status.PodIP == pod.Status.PodIP, nil
+		})
+		return err == nil
+	})
+}
+
+// certified returns the addresses in the certificates that come to c in Secrets from now on.
+func certified(t *testing.T, c *fakecluster.Cluster) *[]string {
 	var named []string
 	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		secret := action.(clienttesting.CreateAction).GetObject().(*corev1.Secret)
@@ -149,20 +220,13 @@ func TestSignsForThePodAsItIs(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	now := c.Pod("p-2")
+	return &named
+}
+
+// move gives a pod another address.
+func move(c *fakecluster.Cluster, name string) *corev1.Pod {
+	now := c.Pod(name)
 	now.Status.PodIP, now.Status.PodIPs = "10.244.1.9", []corev1.PodIP{{IP: "10.244.1.9"}}
 	c.Update(now)
-	must.Do(t, in.Enable(t.Context(), &pods[2]).Err)
-	expect.Equal(t, "addresses in certificates", []string{"10.244.1.9"}, named)
-	config := must.Get(installed.ConfigOf(c.Pod("p-2"), "kube-gateway"))(t)
-	expect.Equal(t, "addresses of the gateway", []netip.Addr{netip.MustParseAddr("10.244.1.9")}, config.PodIPs)
-
-	// The pod was replaced by one of the same name.
-	now = c.Pod("p-4")
-	now.UID = "uid-later"
-	c.Update(now)
-	named = nil
-	if result := in.Enable(t.Context(), &pods[4]); !errors.Is(result.Err, installed.ErrReplaced) || len(named) != 0 {
-		t.Errorf("%+v, certificates for %v", result, named)
-	}
+	return now
 }

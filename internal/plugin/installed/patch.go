@@ -102,16 +102,7 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 	return pod, nil
 }
 
-// RereadUnchanged is Reread for a pod that is to get a gateway. The error is ErrOvertaken if its
-// gateways or its addresses are not as they were read before.
-func RereadUnchanged(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (*corev1.Pod, error) {
-	now, err := Reread(ctx, client, pod)
-	if err == nil && overtaken(pod, now) {
-		return nil, ErrOvertaken
-	}
-	return now, err
-}
-
+// overtaken reports whether the gateways or the addresses of a pod are not as they were.
 func overtaken(pod, now *corev1.Pod) bool {
 	return len(Gateways(now)) != len(Gateways(pod)) || !slices.Equal(PodIPs(now), PodIPs(pod))
 }

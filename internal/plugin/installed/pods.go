@@ -21,6 +21,23 @@ import (
 type Pods interface {
 	// see begins to look at pod. ctx bounds that, but for the caller's stop.
 	see(ctx context.Context, pod *corev1.Pod) (*sight, error)
+	// shown returns pod as a watch of many pods shows it, nil if there is none that does.
+	shown(ctx context.Context, pod *corev1.Pod) *corev1.Pod
+}
+
+// Present returns pod as it is now, and asks the API server only if no watch of many pods shows it as it was read before. The
+// error is ErrOvertaken if its gateways or its addresses are others by now, and ErrReplaced if it is gone.
+//
+// A watch can be behind. Whoever acts on what it shows has the server compare the resource version, as [AddContainer] does.
+func Present(ctx context.Context, kube kubernetes.Interface, pods Pods, pod *corev1.Pod) (*corev1.Pod, error) {
+	if now := pods.shown(ctx, pod); now != nil && now.UID == pod.UID && !overtaken(pod, now) {
+		return now, nil
+	}
+	now, err := Reread(ctx, kube, pod)
+	if err == nil && overtaken(pod, now) {
+		return nil, ErrOvertaken
+	}
+	return now, err
 }
 
 // sight is what is seen of one pod.
@@ -84,13 +101,7 @@ func (c *cached) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
 			wake(changed)
 		}
 	}()
-	return &sight{changed: changed, now: func() (*corev1.Pod, bool) {
-		object, exists, err := c.informer.GetStore().GetByKey(key)
-		if err != nil || !exists {
-			return nil, err == nil && c.informer.HasSynced()
-		}
-		return object.(*corev1.Pod), true
-	}, stop: func() {
+	return &sight{changed: changed, now: func() (*corev1.Pod, bool) { return c.get(key) }, stop: func() {
 		cancel()
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -98,6 +109,23 @@ func (c *cached) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
 			delete(c.followed, key)
 		}
 	}}, nil
+}
+
+// get returns the pod of a key, nil if there is none, and false while nothing is known.
+func (c *cached) get(key string) (*corev1.Pod, bool) {
+	object, exists, err := c.informer.GetStore().GetByKey(key)
+	if err != nil || !exists {
+		return nil, err == nil && c.informer.HasSynced()
+	}
+	return object.(*corev1.Pod), true
+}
+
+func (c *cached) shown(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
+	if !cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced) {
+		return nil
+	}
+	now, _ := c.get(pod.Namespace + "/" + pod.Name)
+	return now
 }
 
 // EachPod watches every pod that is followed by itself.
@@ -122,6 +150,8 @@ func (e eachPod) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
 	}
 	return seen, nil
 }
+
+func (eachPod) shown(context.Context, *corev1.Pod) *corev1.Pod { return nil }
 
 // watchPods watches the pods of a namespace, or the one called name, until ctx ends or the
 // returned function is called, which waits for the end.
@@ -180,4 +210,8 @@ type manyOf func(namespace string) Pods
 
 func (of manyOf) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
 	return of(pod.Namespace).see(ctx, pod)
+}
+
+func (of manyOf) shown(ctx context.Context, pod *corev1.Pod) *corev1.Pod {
+	return of(pod.Namespace).shown(ctx, pod)
 }
