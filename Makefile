@@ -168,6 +168,10 @@ bench: build ## measure the gateway beside direct TCP and a plain relay
 bench-compare: build ## measure the gateway beside that of another commit, in one run (BASE=v0.1.0)
 	bench/compare $(BASE)
 
+.PHONY: bench-cluster
+bench-cluster: build image compile ## measure through a Service between two nodes of the embedded cluster
+	bench/on-cluster
+
 .PHONY: bench-crowd test-crowd
 bench-crowd: build compile ## measure the plugin with 1,000 pods on a real API server, some minutes
 	go run ./bench/crowd

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -17,7 +19,18 @@ import (
 
 // helpers are what this program can be besides the benchmark itself.
 func helpers() netlab.Helpers {
-	return netlab.Helpers{"server": serverMain, "client": clientMain, "relay": relayMain}
+	return netlab.Helpers{"server": serverMain, "client": clientMain, "relay": relayMain, "wait": waitMain}
+}
+
+// argHelper is the argument before the name of a helper, where no variable says it.
+const argHelper = "helper"
+
+// waitMain keeps a container until that is ended.
+func waitMain([]string) int {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	<-ended
+	return 0
 }
 
 // An order is what the benchmark asks of one of its processes, one JSON value on
@@ -92,13 +105,27 @@ func serveOrders(handle func(order) (outcome, error)) int {
 
 // agent is the benchmark's end of one of its processes.
 type agent struct {
-	*netlab.Process
+	process
 	in, out *os.File
 	encoder *json.Encoder
 	decoder *json.Decoder
 }
 
-func startAgent(n *netlab.Node, cgroup, helper string, args ...string) (a *agent, err error) {
+// process is what an agent talks to.
+type process interface {
+	Output() string
+	Stop()
+}
+
+// startAgent starts a helper in a cgroup of a node.
+func startAgent(n *netlab.Node, cgroup, helper string, args ...string) (*agent, error) {
+	return newAgent(func(in, out *os.File) (process, error) {
+		return n.TryStart(netlab.Command{Cgroup: cgroup, Helper: helper, Args: args, Stdin: in, Stdout: out})
+	})
+}
+
+// newAgent has start start a process with these ends of pipes as its standard input and output.
+func newAgent(start func(in, out *os.File) (process, error)) (a *agent, err error) {
 	childIn, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -111,10 +138,7 @@ func startAgent(n *netlab.Node, cgroup, helper string, args ...string) (a *agent
 	}
 	defer childOut.Close()
 	a = &agent{in: in, out: out, encoder: json.NewEncoder(in), decoder: json.NewDecoder(out)}
-	a.Process, err = n.TryStart(netlab.Command{
-		Cgroup: cgroup, Helper: helper, Args: args, Stdin: childIn, Stdout: childOut,
-	})
-	if err != nil {
+	if a.process, err = start(childIn, childOut); err != nil {
 		a.closePipes()
 		return nil, err
 	}

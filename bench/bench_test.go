@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 )
 
 func TestMain(m *testing.M) {
@@ -125,7 +126,7 @@ func TestEveryMeasure(t *testing.T) {
 // and must not count.
 func TestUncapturedIsVoid(t *testing.T) {
 	requireRoot(t)
-	s, err := newSide(t.Context(), gateways, buildGateway(t), gateways)
+	s, err := plan{Program: buildGateway(t)}.newSide(t.Context(), gateways)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,8 @@ func TestUncapturedIsVoid(t *testing.T) {
 		}
 	})
 	s.client.close()
-	if s.client, err = startAgent(s.a, s.a.OtherCgroup, "client"); err != nil {
+	pod := s.between.(*namespaces).a
+	if s.client, err = startAgent(pod, pod.OtherCgroup, "client"); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range allMeasures() {
@@ -172,8 +174,7 @@ func TestCheck(t *testing.T) {
 		after.inbound.Encrypted, after.inbound.Sent, after.inbound.Received = 3, 20, 10
 		return after, outcome{Connections: 3, Sent: 10, Received: 20}
 	}
-	s := &side{}
-	s.gateways = append(s.gateways, nil, nil)
+	s := &side{between: &namespaces{gateways: make([]*gatewaylab.Gateway, 2)}}
 	after, client := good()
 	if err := s.check(tally{}, after, client); err != nil {
 		t.Fatal(err)
@@ -247,7 +248,8 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %s, %v", p, format, err)
 	}
 	for _, args := range [][]string{
-		{"--with", "other"}, {"--only", "speed"}, {"--sides", ""}, {"-o", "xml"}, {"--rounds", "0"}, {"--duration", "1ms"}, {"more"}, {"--what"},
+		{"--with", "other"}, {"--only", "speed"}, {"--sides", ","}, {"-o", "xml"}, {"--rounds", "0"}, {"--duration", "1ms"}, {"more"}, {"--what"},
+		{"--cluster", "--base", "x"}, {"--cluster", "--sides", "splice"}, {"--cluster", "--only", "start"},
 	} {
 		if _, _, err := parse(args, &stderr); err == nil {
 			t.Errorf("%v is accepted", args)

@@ -21,6 +21,11 @@ import (
 
 func main() {
 	helpers().Run()
+	if args := os.Args[1:]; len(args) > 1 && args[0] == argHelper {
+		if helper, ok := helpers()[args[1]]; ok {
+			os.Exit(helper(args[2:]))
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	os.Exit(bench(ctx, os.Args[1:], os.Stdout, os.Stderr))
@@ -56,18 +61,30 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	flags.StringVar(&p.Base, "base", "", "`path` of another gateway's executable to compare with")
 	flags.IntVar(&p.Rounds, "rounds", 5, "how often everything is measured")
 	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
-	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
-	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
+	only := flags.String("only", "", "`groups` to measure (default "+strings.Join(allGroups(), ",")+")")
+	sides := flags.String("sides", "", "`sides` to measure (default "+strings.Join(allSides(), ",")+")")
 	with := flags.String("with", "", "other `proxies` to compare with, of "+strings.Join(otherProxyNames(), ","))
+	onCluster := flags.Bool("cluster", false, "measure on the cluster that kubectl finds, through a Service, whose nodes are on this machine (make bench-cluster)")
+	plugin := flags.String("plugin", "bin/kubectl-gateway", "with --cluster: `path` of the plugin's executable")
 	flags.StringVar(&format, "o", "text", "output format: text or json")
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
 	}
 	p.Held, p.Settle, p.Rest = heldConnections, 3*time.Second, 75*time.Second
-	if p.Groups, err = choose("--only", *only, allGroups()); err != nil {
+	knownGroups, knownSides := allGroups(), allSides()
+	if *onCluster {
+		knownGroups, knownSides = clusterGroups(), clusterSides()
+		if p.Base != "" || *with != "" {
+			return p, "", errors.New("--cluster has no --base and no --with")
+		}
+		if p.Plugin, err = filepath.Abs(*plugin); err != nil {
+			return p, "", err
+		}
+	}
+	if p.Groups, err = choose("--only", *only, knownGroups); err != nil {
 		return p, "", err
 	}
-	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
+	if p.Sides, err = choose("--sides", *sides, knownSides); err != nil {
 		return p, "", err
 	}
 	if p.Base != "" {
@@ -103,8 +120,11 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	return p, format, err
 }
 
-// choose returns the names in list, in the order of known.
+// choose returns the names in list, in the order of known, or all of them if there is no list.
 func choose(name, list string, known []string) (chosen []string, err error) {
+	if list == "" {
+		return known, nil
+	}
 	names := strings.Split(list, ",")
 	for _, n := range names {
 		if !slices.Contains(known, n) {
@@ -120,6 +140,9 @@ func (p plan) printed(ctx context.Context, format string, stdout io.Writer) erro
 		return api.WithHint(errors.New("root is needed for network namespaces and cgroups"), "run it with sudo")
 	}
 	for _, side := range []string{gateways, inband, service, base} {
+		if p.Plugin != "" {
+			break
+		}
 		if _, err := os.Stat(p.program(side)); err != nil && slices.Contains(p.Sides, side) {
 			return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway or --base")
 		}

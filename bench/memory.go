@@ -7,19 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // heldConnections is how many idle connections the memory is measured with.
 const heldConnections = 1000
 
 // measureMemory starts a side afresh, because what a process has done before
-// decides how much memory it keeps. settle is how long the processes are left
-// alone before they are looked at idle; with connections it is four times that. rest is how long they are left alone
+// decides how much memory it keeps. rest is how long its processes are left alone
 // after traffic; 0 leaves that out.
-func measureMemory(ctx context.Context, name, program, like string, held int, settle, rest time.Duration) (found []value, err error) {
-	s, err := newSide(ctx, name, program, like)
+func measureMemory(ctx context.Context, p plan, name string, rest time.Duration) (found []value, err error) {
+	s, err := p.newSide(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -42,14 +39,14 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 	if err != nil {
 		return nil, err
 	}
-	outIdle, inIdle, err := look(settle)
+	outIdle, inIdle, err := look(p.Settle)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.client.ask(ctx, order{Op: opHold, Target: s.target, Workers: held}); err != nil {
+	if _, err := s.client.ask(ctx, order{Op: opHold, Target: s.target, Workers: p.Held}); err != nil {
 		return nil, err
 	}
-	outHeld, inHeld, err := look(4 * settle)
+	outHeld, inHeld, err := look(4 * p.Settle)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +80,7 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 		return found, nil
 	}
 	for _, traffic := range []order{{Op: opConnect, Workers: 32}, {Op: opUpload, Workers: 8}, {Op: opDownload, Workers: 8}} {
-		traffic.Target, traffic.Duration = s.target, settle
+		traffic.Target, traffic.Duration = s.target, p.Settle
 		if _, err := s.client.ask(ctx, traffic); err != nil {
 			return nil, err
 		}
@@ -95,15 +92,13 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 	return append(found, value{tableMemory, "idle after traffic, PSS", "MiB", mean(outRested.PSS, inRested.PSS)}), nil
 }
 
-// memory returns what the proxies on the client's and the server's side take.
-func (s *side) memory() (out, in memory, err error) {
-	for _, n := range []struct {
-		node *netlab.Node
-		sum  *memory
-	}{{s.a, &out}, {s.b, &in}} {
-		if *n.sum, err = memoryOf(n.node.GatewayCgroup); err != nil {
-			return out, in, fmt.Errorf("reading the memory of the proxies: %w", err)
-		}
+// memoryOfBoth returns what runs in the cgroups of the proxies on the client's and the server's side.
+func memoryOfBoth(client, server string) (out, in memory, err error) {
+	if out, err = memoryOf(client); err == nil {
+		in, err = memoryOf(server)
 	}
-	return out, in, nil
+	if err != nil {
+		err = fmt.Errorf("reading the memory of the proxies: %w", err)
+	}
+	return out, in, err
 }

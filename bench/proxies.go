@@ -135,47 +135,46 @@ func (o *otherProxy) find() (string, error) {
 	return filepath.Abs(path)
 }
 
-// startOthers makes the same hops that two gateways make.
-func (s *side) startOthers(ctx context.Context, o otherProxy) error {
+// startOthers makes the same hops to target that two gateways make, and returns the first.
+func (n *namespaces) startOthers(ctx context.Context, o otherProxy, target string) (string, error) {
 	program, err := o.find()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if s.dir, err = os.MkdirTemp("", "bench"); err != nil {
-		return err
+	if n.dir, err = os.MkdirTemp("", "bench"); err != nil {
+		return "", err
 	}
 	authority, err := gatewaylab.NewAuthority()
 	if err != nil {
-		return err
+		return "", err
 	}
 	config, err := template.New(o.name).Parse(o.config)
 	if err != nil {
-		return err
+		return "", err
 	}
-	local, wire := fmt.Sprintf("127.0.0.1:%d", api.CapturePort), s.b.Addr(api.PeerPort)
+	local, wire := fmt.Sprintf("127.0.0.1:%d", api.CapturePort), n.b.Addr(api.PeerPort)
 	for _, h := range []hop{
-		{node: s.b, port: api.PeerPort, From: wire, Next: s.target, Serve: true},
-		{node: s.a, port: api.CapturePort, From: local, Next: wire},
+		{node: n.b, port: api.PeerPort, From: wire, Next: target, Serve: true},
+		{node: n.a, port: api.CapturePort, From: local, Next: wire},
 	} {
-		h.Dir = filepath.Join(s.dir, h.node.UID)
+		h.Dir = filepath.Join(n.dir, h.node.UID)
 		h.Cert, h.CA = filepath.Join(h.Dir, "cert.pem"), filepath.Join(h.Dir, "ca.pem")
 		path, err := h.prepare(authority, config)
 		if err != nil {
-			return err
+			return "", err
 		}
 		p, err := h.node.TryStart(netlab.Command{
 			Cgroup: h.node.GatewayCgroup, Path: program, Args: append(slices.Clone(o.arguments), path),
 		})
 		if err != nil {
-			return err
+			return "", err
 		}
-		s.others = append(s.others, p)
+		n.others = append(n.others, p)
 		if err := waitListening(ctx, h.node, p, h.port); err != nil {
-			return err
+			return "", err
 		}
 	}
-	s.target = local
-	return nil
+	return local, nil
 }
 
 // prepare writes what the hop's proxy reads and returns the path of its

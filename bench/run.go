@@ -15,7 +15,9 @@ import (
 type plan struct {
 	// Program is the gateway's executable, and Base another one to compare it with.
 	Program, Base string
-	Rounds        int
+	// Plugin is the plugin's executable, with which all is measured on a cluster, "" without one.
+	Plugin string
+	Rounds int
 	// Duration is how long a single measurement takes.
 	Duration time.Duration
 	Groups   []string
@@ -43,7 +45,7 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 	measures := slices.DeleteFunc(allMeasures(), func(m measure) bool { return !slices.Contains(p.Groups, m.group) })
 	if len(measures) > 0 {
 		for _, name := range p.Sides {
-			s, err := newSide(ctx, name, p.program(name), p.like(name))
+			s, err := p.newSide(ctx, name)
 			if err != nil {
 				return nil, err
 			}
@@ -60,6 +62,21 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 		}
 	}
 	return r, nil
+}
+
+// newSide starts a side.
+func (p plan) newSide(ctx context.Context, name string) (*side, error) {
+	s := &side{name: name}
+	var err error
+	if p.Plugin != "" {
+		err = startOnCluster(ctx, s, p.Plugin)
+	} else {
+		err = startInNamespaces(ctx, s, p.program(name), p.like(name))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting %s: %w", name, s.explain(err)), s.close())
+	}
+	return s, nil
 }
 
 // program is the executable of a side's gateways.
@@ -98,7 +115,7 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 			if round == 0 && (name == base || name == measured(p.Sides)) {
 				rest = p.Rest
 			}
-			values, err := measureMemory(ctx, name, p.program(name), p.like(name), p.Held, p.Settle, rest)
+			values, err := measureMemory(ctx, p, name, rest)
 			if err != nil {
 				return fmt.Errorf("memory, %s: %w", name, err)
 			}
