@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -362,7 +363,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
 	if result.Predecessor == "" {
-		result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod))...)
+		result.Warnings = slices.Concat(wireRemarks(in.Options.Wire, in.Options.Mode), in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod)))
 	}
 	if in.Options.DryRun != installed.DryRunServer {
 		return

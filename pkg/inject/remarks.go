@@ -68,7 +68,18 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 // remarks returns what the user should know about a gateway that runs.
 func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
 	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing),
-		memoryRemarks(status.Memory), in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
+		memoryRemarks(status.Memory), wireRemarks(status.Wire, status.Mode), in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
+}
+
+// wireRemarks says what a wire does not reach.
+func wireRemarks(wire api.Wire, mode api.Mode) []string {
+	switch {
+	case wire != api.WirePort:
+		return nil
+	case mode == api.Strict:
+		return []string{"--wire=port does not reach Services and node ports: connections to them are refused; --wire=auto encrypts them"}
+	}
+	return []string{"--wire=port does not reach Services and node ports: connections to them are plaintext; --wire=auto encrypts them"}
 }
 
 // memoryRemarks says that little memory is left in the pod, in which the gateway is.

@@ -66,6 +66,28 @@ func TestEnableWithLittleMemory(t *testing.T) {
 	}
 }
 
+// TestEnableWithAWireThatDoesNotReachServices: the user hears what is not encrypted, in a dry run, too.
+func TestEnableWithAWireThatDoesNotReachServices(t *testing.T) {
+	for mode, becomes := range map[api.Mode]string{api.Permissive: "plaintext", api.Strict: "refused"} {
+		for _, wire := range []api.Wire{"", api.WireAuto, api.WireInband, api.WirePort} {
+			for _, dryRun := range []installed.DryRun{installed.DryRunClient, installed.DryRunNone} {
+				c, in := newCluster(t)
+				in.Options.Mode, in.Options.Wire, in.Options.DryRun = mode, wire, dryRun
+				in.Gateways = fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+					status, err := readyWith(in.Authority)(ctx, call.Pod, call.Container)
+					status.Mode, status.Wire = mode, wire.OrDefault()
+					return status, err
+				}).Client(c)
+				result := in.Enable(t.Context(), c.Pod("p"))
+				told := slices.Contains(result.Warnings, "--wire=port does not reach Services and node ports: connections to them are "+becomes+"; --wire=auto encrypts them")
+				if result.Err != nil || told != (wire == api.WirePort) {
+					t.Errorf("mode %s, wire %q, dry run %q: %q, %v", mode, wire, dryRun, result.Warnings, result.Err)
+				}
+			}
+		}
+	}
+}
+
 func TestEnableToldToReset(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.Existing = api.ExistingReset

@@ -17,7 +17,7 @@ func Modes() []flags.Word[api.Mode] {
 func Wires() []flags.Word[api.Wire] {
 	return []flags.Word[api.Wire]{
 		{Value: api.WireAuto, Meaning: "port for pods, inband for Services and node ports"},
-		{Value: api.WirePort, Meaning: "on a port of the peer's own"},
+		{Value: api.WirePort, Meaning: "on a port of the peer's own, which Services and node ports do not lead to"},
 		{Value: api.WireInband, Meaning: "on the very port that is dialled"},
 	}
 }

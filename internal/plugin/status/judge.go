@@ -83,6 +83,7 @@ func (i *Item) judge(now time.Time) {
 		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
+		i.judgeUncarried(enable)
 		i.judgeNetwork()
 		i.judgeLog()
 	}
@@ -135,6 +136,27 @@ func (i *Item) judgeOutside() {
 		return
 	}
 	i.problem(Note, fmt.Sprintf("not encrypted: connections into private address space that no range names (%d passed, %d refused)%s", passed, c.OutsideRefused, which), hint)
+}
+
+// judgeUncarried notes connections to captured ranges that the gateway could not carry.
+func (i *Item) judgeUncarried(enable string) {
+	note := func(n uint64, refused bool, which, hint string) {
+		verdict := "not encrypted"
+		if refused {
+			verdict = "not carried"
+		}
+		if n > 0 {
+			i.problem(Note, fmt.Sprintf("%s: connections %s (%d)", verdict, which, n), hint)
+		}
+	}
+	c, strict := &i.Status.Capture, i.Status.Mode == api.Strict
+	const services, refuses = "to Services, which --wire=port does not reach", "strict mode refuses them"
+	note(c.ServicePassed, false, services, enable+" --replace --wire=auto")
+	note(c.ServiceRefused, true, services, enable+" --replace --wire=auto")
+	note(c.Uncapturable, strict, "of sockets that are bound to a device, or for which the kernel had no memory", refuses)
+	note(c.Nested, strict, "from network namespaces within the pod, such as those of containers in it", refuses)
+	note(c.Forwarded, strict, "that the pod forwards for others, or that a process writes to a raw socket", refuses)
+	note(c.NoListener, strict || i.Status.OnFailure == api.FailClosed, "while no worker of the gateway listened", "strict mode and --on-failure=closed refuse them")
 }
 
 // judgeNetwork warns of a network that drops packets with the gateways' TCP option.

@@ -94,8 +94,7 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
-		Log:     api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit},
-		Capture: api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 7, ServiceRefused: 8}}}
+		Log:     api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit}}
 }
 
 // example has a pod for every state.
@@ -120,6 +119,10 @@ func example() (asker, []corev1.Pod) {
 	outside := answer("outside", api.Ready, 16*time.Hour)
 	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
 	outside.Traffic.Outbound.OptionDropped = 7
+	beside, barred := answer("beside", api.Ready, 16*time.Hour), answer("barred", api.Ready, 16*time.Hour)
+	beside.Mode, beside.OnFailure, beside.Wire = api.Permissive, api.FailOpen, api.WirePort
+	beside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 383, Uncapturable: 2, Nested: 3, Forwarded: 4, NoListener: 5}}
+	barred.Wire, barred.Capture = api.WirePort, api.Capture{CaptureCounts: api.CaptureCounts{ServiceRefused: 6, Uncapturable: 7, NoListener: 8}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4, UDPAnswers: 3}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
@@ -163,6 +166,8 @@ func example() (asker, []corev1.Pod) {
 	runs("blocked", blocked)
 	runs("covering", covering)
 	runs("outside", outside)
+	add(pod("beside", "permissive", "open", running()), beside)
+	runs("barred", barred)
 	add(pod("lacking", "permissive", "open", running()), lacking)
 	add(pod("silent", "permissive", "open", running()), nil)
 	answers["silent"] = says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role"))
