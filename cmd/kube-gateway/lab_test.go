@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise", "loader", "worker", "exporter", "ctl", "clean", "packets", "probe":
+			tellsUse()
 			os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))
