@@ -100,7 +100,7 @@ type programs struct {
 // load loads programs, and detaches them at the end of the test.
 func load(t testing.TB, o bpf.Options) *programs {
 	t.Helper()
-	p, err := bpf.Load(o)
+	p, err := bpf.LoadWith(o)
 	must(t, err)
 	t.Cleanup(func() {
 		if err := p.Detach(); err != nil {

@@ -142,7 +142,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"invalid source":          {Pod: pod, Own: own, Coverage: with(func(c *api.Coverage) { c.PlaintextFrom = []api.Source{{}} })},
 		"too deep":                {Pod: pod, Coverage: good, Own: bpf.Cgroup{Path: "/x/y", Rel: "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1", ID: 2}},
 	} {
-		if p, err := bpf.Load(o); err == nil {
+		if p, err := bpf.LoadWith(o); err == nil {
 			p.Close()
 			t.Errorf("%s: loaded", name)
 		}

@@ -1,9 +1,9 @@
 // Package bpf holds the eBPF programs of the gateway and everything Go needs
 // to use them.
 //
-// [PodCgroup] finds where to attach, [Load] loads, [Programs.AttachSockets],
+// [PodCgroup] finds where to attach, [Load] loads, [New] makes what is loaded those of a pod, [Programs.AttachSockets],
 // [Programs.StartCapture] and [Programs.AttachInbound] attach. Those need privilege
-// and belong to the supervisor. [OriginalDestination], [PresentAs], [MarkInband] and
+// and belong to the supervisor, but for the first step, which is a process of its own ([SendLoaded]). [OriginalDestination], [PresentAs], [MarkInband] and
 // [Negotiated] are socket options: they need none and are all that the worker uses.
 //
 // The programs are C: gateway.c and inbound.c say which file has which. Outbound, at the

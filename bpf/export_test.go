@@ -19,6 +19,15 @@ const SpreadPorts = spreadPorts
 
 var FindPodCgroup = findPodCgroup
 
+// LoadWith loads programs for a pod without a limit.
+func LoadWith(o Options) (*Programs, error) {
+	l, err := Load(0)
+	if err != nil {
+		return nil, err
+	}
+	return New(o, l)
+}
+
 // Handovers counts the entries of the handover map.
 func (p *Programs) Handovers() (n int, err error) {
 	var key objectsTuple

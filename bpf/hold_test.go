@@ -33,7 +33,7 @@ func waiterMain(args []string) int {
 	err := json.Unmarshal([]byte(args[0]), &o)
 	var p *bpf.Programs
 	if err == nil {
-		p, err = bpf.Load(o)
+		p, err = bpf.LoadWith(o)
 	}
 	if err == nil {
 		err = waiter(p, slices.Contains(args, "works"))

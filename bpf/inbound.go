@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -71,15 +70,13 @@ func (p *Programs) AttachInbound() error {
 	if p.inbound != nil {
 		return nil
 	}
-	in, err := p.spare, p.spareErr
-	p.spare, p.spareErr = nil, nil
-	if in == nil && err == nil {
-		in, err = p.loadInbound()
-	}
-	if err != nil {
+	if err := p.loaded.inboundErr; err != nil {
 		return fmt.Errorf("loading the inbound programs: %w", err)
 	}
-	in.tcx = !p.withoutTCX && !p.options.KeepOnExit
+	in := &inbound{
+		programs: p.loaded.inbound, links: make(map[place]link.Link), filters: &filters{},
+		tcx: !p.withoutTCX && !p.options.KeepOnExit,
+	}
 	if err := p.attachInbound(in); err != nil {
 		return errors.Join(fmt.Errorf("attaching the inbound programs: %w", err), in.close(false))
 	}
@@ -104,38 +101,6 @@ func (p *Programs) stopInbound(stay bool) error {
 	err := p.inbound.close(stay)
 	p.inbound = nil
 	return err
-}
-
-func (p *Programs) loadInbound() (*inbound, error) {
-	spec, err := loadInbound()
-	if err != nil {
-		return nil, err
-	}
-	shared := map[string]*ebpf.Map{
-		inboundMapKgwConfig:    p.objects.KgwConfig,
-		inboundMapKgwCounters:  p.objects.KgwCounters,
-		inboundMapKgwHandover:  p.objects.KgwHandover,
-		inboundMapKgwListeners: p.objects.KgwListeners,
-		inboundMapKgwOutside:   p.objects.KgwOutside,
-		inboundMapKgwOwn:       p.objects.KgwOwn,
-		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
-		inboundMapKgwPorts:     p.objects.KgwPorts,
-		inboundMapKgwRefused:   p.objects.KgwRefused,
-		inboundMapKgwRanges:    p.objects.KgwRanges,
-		inboundMapKgwShown:     p.objects.KgwShown,
-		inboundMapKgwStrangers: p.objects.KgwStrangers,
-	}
-	for name, m := range shared {
-		spec.Maps[name].MaxEntries = m.MaxEntries()
-	}
-	if err := spec.Variables[inboundVarKnowsInterface].Set(knowsInterface()); err != nil {
-		return nil, err
-	}
-	in := &inbound{links: make(map[place]link.Link), filters: &filters{}}
-	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
-		return nil, cmp.Or(missingFeature(inboundRequirements()), err)
-	}
-	return in, nil
 }
 
 // attachInbound leaves what it has attached to close when it fails. kgw_lookup comes first: it
@@ -223,7 +188,7 @@ func (in *inbound) attachLookup() error {
 	return nil
 }
 
-// close detaches and frees everything, but not the filters if stay is set.
+// close detaches everything, but not the filters if stay is set.
 func (in *inbound) close(stay bool) error {
 	var errs []error
 	if !stay {
@@ -234,7 +199,7 @@ func (in *inbound) close(stay bool) error {
 		errs = append(errs, in.lookup.Close())
 	}
 	in.filters.close()
-	return errors.Join(append(errs, in.programs.Close())...)
+	return errors.Join(errs...)
 }
 
 // unlink detaches from the interfaces what is attached by links.

@@ -27,15 +27,14 @@ type Traces struct {
 	beside bool
 }
 
-// Traces returns what p has in the kernel. It includes the inbound programs only if they
-// are attached, so call it before [Programs.StopInbound].
+// Traces returns what p has in the kernel.
 func (p *Programs) Traces() (*Traces, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := &Traces{open: make(map[string]func() (io.Closer, error)), pod: p.options.Pod, beside: p.beside}
 	sets := []any{p.objects.objectsPrograms, p.objects.objectsMaps}
-	if p.inbound != nil {
-		sets = append(sets, p.inbound.programs)
+	if p.loaded.inboundErr == nil {
+		sets = append(sets, p.loaded.inbound)
 	}
 	for _, set := range sets {
 		if err := t.add(set); err != nil {

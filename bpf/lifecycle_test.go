@@ -30,7 +30,7 @@ func supervisorMain(args []string) int {
 	err := json.Unmarshal([]byte(args[0]), &o)
 	var p *bpf.Programs
 	if err == nil {
-		p, err = bpf.Load(o)
+		p, err = bpf.LoadWith(o)
 	}
 	if err == nil {
 		err = p.AttachSockets()

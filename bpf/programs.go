@@ -13,7 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -43,29 +42,23 @@ type Options struct {
 	// connect(2) fails with EPERM and nothing leaves in plaintext. In strict mode
 	// inbound connections that are not allowed in plaintext are dropped, too.
 	KeepOnExit bool
-	// Memory is what the pod may use, in bytes, 0 if there is no limit. Where connections that are half way
-	// would take more than that, the maps have room for fewer.
-	Memory int64
 }
 
-// Counters counts what the programs decided since Load.
+// Counters counts what the programs decided since they were loaded.
 type Counters = api.CaptureCounts
 
 // Programs are the loaded programs and maps of one gateway. Its methods may be
 // called from several goroutines.
 type Programs struct {
 	options Options
-	objects objectsObjects
+	loaded  *Loaded
+	objects objectsObjects // of loaded
 
 	mu       sync.Mutex
 	config   objectsConfig
 	content  content
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
-	// spare is what AttachInbound attaches, spareErr why there is none. Load loads everything, so that the memory which that
-	// takes is used once.
-	spare    *inbound
-	spareErr error
 	closed   bool
 	// spread is what Spread attaches, or nil.
 	spread link.Link
@@ -75,40 +68,16 @@ type Programs struct {
 	withoutTCX bool
 }
 
-// Load loads the programs and fills their maps. It attaches nothing. If the kernel lacks
-// something, the error says what, and which kernel has it.
-func Load(o Options) (*Programs, error) {
-	p, err := load(o)
+// New fills the maps of programs that are loaded, and attaches nothing. It takes l over, also if it fails.
+func New(o Options, l *Loaded) (*Programs, error) {
+	p := &Programs{options: o, loaded: l, objects: l.objects, config: o.config(), attached: make(map[string]attachment)}
+	err := o.validate()
+	if err == nil {
+		err = cmp.Or(p.Cover(o.Coverage), p.putOwn(nil))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, errors.Join(fmt.Errorf("filling the maps: %w", err), l.Close())
 	}
-	return p, nil
-}
-
-func load(o Options) (*Programs, error) {
-	if err := o.validate(); err != nil {
-		return nil, err
-	}
-	// Up to 5.10 maps count against RLIMIT_MEMLOCK.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
-	}
-	spec, err := loadObjects()
-	if err != nil {
-		return nil, err
-	}
-	if err := size(spec, o.Memory); err != nil {
-		return nil, err
-	}
-	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
-	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
-		return nil, cmp.Or(missingFeature(requirements()), err)
-	}
-	if err := cmp.Or(p.Cover(o.Coverage), p.putOwn(nil)); err != nil {
-		p.objects.Close()
-		return nil, err
-	}
-	p.spare, p.spareErr = p.loadInbound()
 	return p, nil
 }
 
@@ -238,14 +207,11 @@ func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	if p.spare != nil {
-		p.spare.programs.Close()
-	}
 	return errors.Join(
 		detach(p.attached, func(a attachment) bool { return a.link != nil }),
 		p.stopInbound(p.options.KeepOnExit),
 		p.stopSpread(),
-		p.objects.Close())
+		p.loaded.Close())
 }
 
 func flag(b bool) uint32 {

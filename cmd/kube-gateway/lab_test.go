@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 	netlab.Helpers{"spy": spy, "reader": reader}.Run()
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "supervise", "worker", "exporter", "ctl", "clean", "packets", "probe":
+		case "supervise", "loader", "worker", "exporter", "ctl", "clean", "packets", "probe":
+			tellsUse()
 			os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))

@@ -61,6 +61,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = supervise(context.Background(), rest)
 	case "worker":
 		err = runWorker(context.Background(), rest)
+	case "loader":
+		err = runLoader(rest)
 	case "exporter":
 		err = runExporter(context.Background(), rest)
 	case "clean":

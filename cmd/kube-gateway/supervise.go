@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -76,8 +77,10 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 	if err := confine.HideMemory(); err != nil {
 		return err
 	}
-	// It has little to do: threads that wait for work, and wake each other up, are a tenth of what its start costs.
+	// It has little to do and should be small: threads that wait for work, and wake each other up, are a tenth of what its
+	// start costs.
 	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(supervisor.GCPercent)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	terminate := make(chan struct{})
@@ -92,6 +95,7 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 	}
 	err := supervisor.Run(ctx, supervisor.Options{
 		Material:        material,
+		LoaderCommand:   []string{selfPath, "loader"},
 		WorkerCommand:   []string{selfPath, "worker"},
 		ExporterCommand: []string{selfPath, "exporter"},
 		SocketPath:      control.SocketPath,

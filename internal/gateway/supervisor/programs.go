@@ -22,16 +22,19 @@ func (s *supervisor) load() error {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
 	s.openMemory()
+	loaded, err := s.loadApart()
+	if err != nil {
+		return fmt.Errorf("loading the eBPF programs: %w", err)
+	}
 	coverage := s.withNodeSide(config.Coverage)
-	s.programs, err = bpf.Load(bpf.Options{
+	s.programs, err = bpf.New(bpf.Options{
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
 		Coverage:       coverage,
 		InbandServices: config.Wire != api.WirePort,
 		BlockUDP:       config.BlockUDP,
 		Strict:         config.Mode == api.Strict,
 		KeepOnExit:     config.OnFailure == api.FailClosed,
-		Memory:         s.memory.limit(),
-	})
+	}, loaded)
 	if err != nil {
 		return fmt.Errorf("loading the eBPF programs: %w", err)
 	}

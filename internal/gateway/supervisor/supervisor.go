@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -27,6 +26,8 @@ import (
 type Options struct {
 	// Material is the file that handoff.Material.Seal made.
 	Material *os.File
+	// LoaderCommand loads the eBPF programs, in a process of its own.
+	LoaderCommand []string
 	// WorkerCommand starts a worker, in a process of its own.
 	WorkerCommand []string
 	// ExporterCommand starts an exporter, in a process of its own.
@@ -209,7 +210,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	s.boundLog()
 	defer s.counters.Close()
 	if replaces {
-		s.tidyUp()
+		s.rest.Reset(restAfter)
 		if goes, err := s.standBy(ctx); !goes {
 			return err
 		}
@@ -224,7 +225,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	defer s.stopExporter()
 	s.stopFollowing = s.follow(ctx)
 	defer s.stopFollowing()
-	s.tidyUp()
+	s.rest.Reset(restAfter)
 
 	ctx, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
@@ -251,15 +252,3 @@ const (
 	restAfter     = time.Second
 	restAfterMany = 10 * time.Second
 )
-
-// tidyUp has given back soon what starting took, which is several times the size of what stays, and keeps the heap
-// small from then on. Before that the garbage would be collected dozens of times. It is collected at once only where the pod's memory is
-// limited: rest does it for nearly nothing.
-func (s *supervisor) tidyUp() {
-	if s.memory.limit() > 0 {
-		debug.FreeOSMemory()
-	}
-	s.rest.Reset(restAfter)
-	// Later than rest: a heap that is larger than this allows is collected at once.
-	time.AfterFunc(2*restAfter, func() { debug.SetGCPercent(GCPercent) })
-}
