@@ -53,13 +53,14 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct han
 static __always_inline int answer_tuning(struct bpf_sockopt *ctx)
 {
 	void *end = ctx->optval_end;
-	struct tuning *to = ctx->optval, *from;
+	struct tuning *to = ctx->optval;
+	struct notes *from;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	from = bpf_sk_storage_get(&kgw_tuning, ctx->sk, NULL, 0);
+	from = notes_of(ctx->sk);
 	if (from)
-		*to = *from;
+		*to = from->tuning;
 	else
 		to->set = 0;
 	ANSWER(ctx, sizeof(*to));

@@ -210,3 +210,11 @@ struct tuning {
 	__u32 value[TUNE_CONGESTION];
 	char congestion[16]; /* TCP_CA_NAME_MAX */
 };
+
+/* The notes of a socket. */
+struct notes {
+	struct handover handover;
+	/* How an application has tuned it; on a socket of the worker, how the application at the other end
+	 * has. */
+	struct tuning tuning;
+};
