@@ -469,7 +469,7 @@ func (d *dial) connected(fd int) (*reply, error) {
 	}
 	if d.PresentAs.IsValid() {
 		// As the worker does.
-		if ok, err := bpf.HandedOver(fd); err != nil || !ok {
+		if ok, _, err := bpf.HandedOver(fd); err != nil || !ok {
 			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 			return &reply{Reset: true}, err
 		}

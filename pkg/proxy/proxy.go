@@ -34,8 +34,9 @@ type Sockets interface {
 	// PresentAs makes client the peer's address for the application that socket fd will be
 	// connected to. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error
-	// HandedOver reports whether that application sees client. It is called after connect(2).
-	HandedOver(fd int) (bool, error)
+	// HandedOver reports whether that application sees client. It is called after connect(2). established says that the
+	// connection is there.
+	HandedOver(fd int) (done, established bool, err error)
 	// MarkInband makes the TCP handshake of socket fd ask whether there is a
 	// gateway at the other end, by an option in the first SYNs. It is called before connect(2).
 	MarkInband(fd, syns int) error

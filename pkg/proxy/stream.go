@@ -139,6 +139,12 @@ func localAddress(fd uintptr) (netip.AddrPort, error) {
 // connectFrom connects from local, whose port may be 0, to destination. Without a valid local the kernel chooses. On this
 // machine there is an outcome at once, unless a backlog is full. prepare is called before.
 func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error) (*bareSocket, error) {
+	return connectAsking(ctx, local, destination, timeout, prepare, connected)
+}
+
+// connectAsking is connectFrom where ask tells the outcome, as connected does.
+func connectAsking(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error,
+	ask func(fd int) (done bool, err error)) (*bareSocket, error) {
 	var from, to unix.RawSockaddrInet6
 	size := setAddress(&to, destination)
 	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.Family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -162,7 +168,7 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, n, uintptr(unsafe.Pointer(&to)), size)
 	done, err := errno == 0, error(nil)
 	if errno == unix.EINPROGRESS || errno == unix.EINTR {
-		done, err = connected(fd)
+		done, err = ask(fd)
 	} else if errno != 0 {
 		err = os.NewSyscallError("connect", errno)
 	}
