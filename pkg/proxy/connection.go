@@ -113,10 +113,13 @@ type connection struct {
 	seenSent, seenReceived uint64
 }
 
-// open starts the record of a connection that accepted belongs to.
+// open starts the record of a connection that accepted belongs to. An outbound one has no destination yet.
 func (p *Proxy) open(d traffic.Direction, accepted stream) *connection {
-	local, remote := endsOf(accepted)
-	c := p.record(d, remote, local, nil)
+	var local netip.AddrPort
+	if d == traffic.Inbound {
+		local, _ = endsOf(accepted)
+	}
+	c := p.record(d, remoteEnd(accepted), local, nil)
 	c.adopt(accepted)
 	return c
 }

@@ -24,6 +24,7 @@ func (p *Proxy) outbound(c *connection) {
 	c.app = c.sockets[0]
 	destination, pod, err := p.originalDestination(c.app)
 	if err != nil {
+		c.line.Destination, _ = endsOf(c.app)
 		c.refuse(traffic.NoDestination, err)
 		return
 	}
@@ -91,7 +92,10 @@ func (p *Proxy) originalDestination(app stream) (destination netip.AddrPort, pod
 	}); err != nil {
 		return netip.AddrPort{}, false, err
 	}
-	listener, _ := endsOf(app)
+	var listener netip.AddrPort
+	if destination.Addr().Unmap().IsLoopback() {
+		listener, _ = endsOf(app)
+	}
 	destination, err = usableDestination(destination, listener)
 	return destination, pod, err
 }

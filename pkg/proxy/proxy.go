@@ -265,8 +265,7 @@ func (p *Proxy) Traffic() api.Traffic {
 
 // admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
 func (p *Proxy) admit(conn stream, wire string) {
-	_, remote := endsOf(conn)
-	source := remote.Addr()
+	source := remoteEnd(conn).Addr()
 	c := p.open(traffic.Inbound, conn)
 	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
 	if crowded {

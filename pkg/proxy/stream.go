@@ -36,7 +36,8 @@ type stream interface {
 type bareSocket struct {
 	*os.File
 	parking
-	descriptor    descriptor
+	descriptor descriptor
+	// local may be asked for later, see localEnd.
 	local, remote netip.AddrPort
 }
 
@@ -76,7 +77,19 @@ func (s *bareSocket) interrupted(err error) interruption {
 func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
 
 // LocalAddr returns the socket's own address, without a port where it leads to this machine and the kernel has chosen that.
-func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
+func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.localEnd()) }
+
+// localEnd is LocalAddr. Of an accepted socket the kernel is asked when somebody wants to know the first time.
+func (s *bareSocket) localEnd() netip.AddrPort {
+	if !s.local.IsValid() {
+		// An error means that the connection has ended: the first read finds out.
+		_ = control(&s.descriptor, func(fd int) (err error) {
+			s.local, err = localAddress(uintptr(fd))
+			return err
+		})
+	}
+	return s.local
+}
 
 // RemoteAddr returns the address of the other end.
 func (s *bareSocket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote) }
@@ -103,9 +116,17 @@ func (d *descriptor) translated(err error) error {
 // endsOf returns both addresses of s.
 func endsOf(s stream) (local, remote netip.AddrPort) {
 	if s, ok := s.(*bareSocket); ok {
-		return s.local, s.remote
+		return s.localEnd(), s.remote
 	}
-	return addrPort(s.LocalAddr()), addrPort(s.RemoteAddr())
+	return addrPort(s.LocalAddr()), remoteEnd(s)
+}
+
+// remoteEnd returns the address of the other end of s.
+func remoteEnd(s stream) netip.AddrPort {
+	if s, ok := s.(*bareSocket); ok {
+		return s.remote
+	}
+	return addrPort(s.RemoteAddr())
 }
 
 // acceptFrom accepts a connection from the backlog of fd. The error is EAGAIN if that is empty.
@@ -117,9 +138,7 @@ func acceptFrom(fd int) (*bareSocket, error) {
 			unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
 		switch errno {
 		case 0:
-			// An error means that the connection has ended: the first read finds out.
-			local, _ := localAddress(n)
-			return newBareSocket(int(n), local, addressOf(&from))
+			return newBareSocket(int(n), netip.AddrPort{}, addressOf(&from))
 		case unix.EINTR, unix.ECONNABORTED:
 		default:
 			return nil, os.NewSyscallError("accept4", errno)
