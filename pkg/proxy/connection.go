@@ -207,6 +207,10 @@ func (c *connection) reader() (*plainReader, error) {
 		}
 		source.early = c.tuneEarly
 		c.source, c.toApp = source, newSink(source.raw)
+		// What the capture listeners accept inherits their options.
+		_, bare := c.app.(*bareSocket)
+		source.inline = bare && c.dialled()
+		c.toApp.nagle = !c.dialled()
 	}
 	return c.source, nil
 }

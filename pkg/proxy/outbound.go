@@ -420,7 +420,7 @@ func (p *Proxy) dial(ctx context.Context, r route, timeout time.Duration, mark f
 					return err
 				}
 			}
-			return lingerZero(fd)
+			return errors.Join(noDelay(fd), lingerZero(fd))
 		})
 	}
 	conn, err := connect(r.from)

@@ -217,7 +217,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
-		if err := prepareListener(l); err != nil {
+		if err := prepareListener(l, slices.Contains(o.Capture, l)); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
 		p.ports = append(p.ports, addrPort(l.Addr()).Port())

@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -175,7 +174,7 @@ func connectAsking(ctx context.Context, local, destination netip.AddrPort, timeo
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if err := errors.Join(prepare(fd), setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
+	if err := prepare(fd); err != nil {
 		return fail(err)
 	}
 	if local.IsValid() {
