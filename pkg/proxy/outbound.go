@@ -150,9 +150,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 		}
 	default:
 		// What the first connection to a peer may need.
-		ctx, cancel := context.WithTimeout(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout)
-		v, err := p.peers.lookup(ctx, peer)
-		cancel()
+		v, err := p.peers.lookup(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout, peer)
 		if v.ask {
 			p.asking.Go(func() { p.peers.answered(peer, p.askPeer(s, peer.route)) })
 		}
