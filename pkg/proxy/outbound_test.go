@@ -107,7 +107,10 @@ func TestUnknownDestination(t *testing.T) {
 		defer conn.Close()
 		expectReset(t, conn)
 	}
-	client.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Reason, "original destination") })
+	line := client.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Reason, "original destination") })
+	if line.Destination != client.capture {
+		t.Errorf("the line names %v, and the connection came to %v", line.Destination, client.capture)
+	}
 }
 
 func TestOwnCertificateExpired(t *testing.T) {
