@@ -44,6 +44,7 @@ type request struct {
 	Serve   *serve   `json:",omitempty"`
 	Gateway *gateway `json:",omitempty"`
 	Trade   *trade   `json:",omitempty"`
+	Crowd   *crowd   `json:",omitempty"`
 	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
 	FDs     bool     `json:",omitempty"`
 	// Finish goes on with a dial that Wait has stopped.
@@ -91,8 +92,54 @@ type trade struct {
 	// Local, and what accept(2) says as Peer.
 	From netip.AddrPort
 	// Listen is where it is accepted, before it connects to To. The reply has what getpeername(2)
-	// says as Peer.
+	// says as Peer, and what To has seen. The listener has Options.
 	Listen, To netip.AddrPort
+	Options    []socketOption `json:",omitempty"`
+}
+
+// crowd connects as a gateway to a listener at an address that accepts nothing, until it has no room.
+type crowd struct{ At netip.AddrPort }
+
+// handed is what HandedOver says of a connection.
+type handed struct{ Done, Established bool }
+
+// run returns what HandedOver says of the first connection, and of the one that there is no room for.
+func (c *crowd) run() ([]handed, error) {
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(l)
+	if err := errors.Join(unix.Bind(l, sockaddr(c.At, false)), unix.Listen(l, 0)); err != nil {
+		return nil, err
+	}
+	var all []handed
+	for range 16 {
+		fd, err := (&dial{Type: unix.SOCK_STREAM | unix.SOCK_NONBLOCK, PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")}).socket()
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, sockaddr(c.At, false)); err != nil && err != unix.EINPROGRESS {
+			return nil, err
+		}
+		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		established, err := unix.Poll(events, 0)
+		if err != nil {
+			return nil, err
+		}
+		var h handed
+		if h.Done, h.Established, err = bpf.HandedOver(fd); err != nil {
+			return nil, err
+		}
+		if len(all) == 0 || established == 0 {
+			all = append(all, h)
+		}
+		if established == 0 {
+			return all, nil
+		}
+	}
+	return nil, errors.New("there is room for all")
 }
 
 type many struct {
@@ -128,15 +175,16 @@ type reply struct {
 	Errno       syscall.Errno `json:",omitempty"`
 	Error       string        `json:",omitempty"`
 	Local, Peer netip.AddrPort
-	Seen        *seen  `json:",omitempty"`
-	Reset       bool   // instead of Seen, after the handshake
-	Shown       bool   // Negotiated, of an in-band connection
-	GivenUp     bool   // the same
-	Answerer    uint32 // Answered
-	Answered    uint16 // the same
-	Outside     bool   // FromOutside
-	OK          int    `json:",omitempty"`
-	FDs         int    `json:",omitempty"`
+	Seen        *seen    `json:",omitempty"`
+	Reset       bool     // instead of Seen, after the handshake
+	Shown       bool     // Negotiated, of an in-band connection
+	GivenUp     bool     // the same
+	Handed      []handed `json:",omitempty"`
+	Answerer    uint32   // Answered
+	Answered    uint16   // the same
+	Outside     bool     // FromOutside
+	OK          int      `json:",omitempty"`
+	FDs         int      `json:",omitempty"`
 	Accepted    []netip.AddrPort
 }
 
@@ -207,6 +255,8 @@ func agentMain([]string) int {
 			listeners, held = nil, nil
 		case q.Trade != nil:
 			r, err = q.Trade.run()
+		case q.Crowd != nil:
+			r.Handed, err = q.Crowd.run()
 		case q.Nested:
 			err = nest(q.Routed)
 		case q.FDs:
@@ -469,7 +519,7 @@ func (d *dial) connected(fd int) (*reply, error) {
 	}
 	if d.PresentAs.IsValid() {
 		// As the worker does.
-		if ok, err := bpf.HandedOver(fd); err != nil || !ok {
+		if ok, _, err := bpf.HandedOver(fd); err != nil || !ok {
 			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 			return &reply{Reset: true}, err
 		}
@@ -513,7 +563,7 @@ func disconnect(fd int) error {
 }
 
 func (c *trade) run() (r reply, err error) {
-	fd, err := (&dial{}).socket()
+	fd, err := (&dial{Options: c.Options}).socket()
 	if err != nil {
 		return r, err
 	}
@@ -531,8 +581,7 @@ func (c *trade) run() (r reply, err error) {
 		if err := errors.Join(disconnect(accepted), connectBlocking(accepted, sockaddr(c.To, false))); err != nil {
 			return r, err
 		}
-		r.Peer, err = peername(accepted)
-		return r, err
+		return new(dial).converse(accepted)
 	}
 	if err := errors.Join(connectBlocking(fd, sockaddr(c.From, false)), disconnect(fd), unix.Listen(fd, 1)); err != nil {
 		return r, err

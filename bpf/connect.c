@@ -151,6 +151,7 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struct config *cfg,
 					  const struct endpoint *dst, struct endpoint *gateway)
 {
+	struct handover *h;
 	enum verdict v;
 
 	if (is_udp(ctx))
@@ -162,10 +163,12 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 		bind_pod_ip(ctx);
 		loopback_of(dst->ip, gateway->ip);
 		gateway->port = spread(ctx);
-	} else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED)) {
-		/* The socket connects to somewhere else than before, or was an accepted one. */
-		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
+		return v;
 	}
+	h = known(ctx->sk);
+	/* The socket connects to somewhere else than before, or was an accepted one. */
+	if (has_role(h, ROLE_CAPTURED) || has_role(h, ROLE_PRESENTED))
+		forget(h);
 	return v;
 }
 

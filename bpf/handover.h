@@ -53,33 +53,26 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 		h->role = ROLE_HANDED_OVER;
 }
 
-/* An accepted socket has what its listener was tuned to, but for the priority. */
-static __always_inline void forget_priority(struct bpf_sock *sk)
-{
-	struct tuning *t = bpf_sk_storage_get(&kgw_tuning, sk, NULL, 0);
-
-	if (t)
-		t->set &= ~(1 << TUNE_PRIORITY);
-}
-
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct handover *published, *h;
+	struct handover *published;
 	struct tuple key = {};
+	struct notes *n;
 
 	ends_of(ctx, &key.server, &key.client);
 	published = bpf_map_lookup_elem(&kgw_handover, &key);
 	if (!published)
 		return;
-	h = remember(sk);
-	if (!h)
+	n = make_notes(sk);
+	if (!n)
 		/* Memory has run out: names.c asks the connecting socket. */
 		return;
-	h->addr = published->addr;
-	h->action = published->action;
-	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
+	n->handover.addr = published->addr;
+	n->handover.action = published->action;
+	n->handover.role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
 	bpf_map_delete_elem(&kgw_handover, &key);
-	forget_priority(sk);
+	/* An accepted socket has what its listener was tuned to, but for the priority. */
+	n->tuning.set &= ~(1 << TUNE_PRIORITY);
 }
 
 /* Removes the entry of a connection that failed: the next socket with this tuple is not it. */

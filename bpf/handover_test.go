@@ -3,6 +3,7 @@
 package bpf_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,9 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -212,7 +216,9 @@ func TestSocketsChangeTheirTrade(t *testing.T) {
 	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
 	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
 	for _, port := range []uint16{80, 81} { // captured, and not
-		c := trade{Listen: at(s.here.IP4, 8080), To: at(s.there.IP4, port)}
+		c := trade{Listen: at(s.here.IP4, 8080), To: at(s.there.IP4, port), Options: []socketOption{
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, binary.NativeEndian.AppendUint32(nil, 3)},
+		}}
 		done := make(chan reply, 1)
 		go func() { done <- s.app.ask(request{Trade: &c}) }()
 		await(t, func() string {
@@ -224,7 +230,21 @@ func TestSocketsChangeTheirTrade(t *testing.T) {
 		})
 		if r := <-done; r.Error != "" || r.Peer != c.To {
 			t.Errorf("an accepted one that connects: getpeername says %v of %v, %s", r.Peer, c.To, r.Error)
+		} else if port == 80 {
+			want := &tuned{Values: map[tuning.Option]int32{tuning.KeepCount: 3}}
+			if diff := cmp.Diff(want, r.Seen.Tuned); diff != "" {
+				t.Errorf("it is not tuned as its listener (-want +got):\n%s", diff)
+			}
 		}
+	}
+}
+
+// TestHandedOver: the gateway learns in one question that the client is handed over, and whether the connection is there.
+func TestHandedOver(t *testing.T) {
+	s := setUp(t, nil)
+	r := s.gateway.do(request{Crowd: &crowd{at(s.here.IP4, 8080)}})
+	if diff := cmp.Diff([]handed{{true, true}, {true, false}}, r.Handed); diff != "" {
+		t.Errorf("the first one, and one that there is no room for (-want +got):\n%s", diff)
 	}
 }
 

@@ -129,7 +129,7 @@ static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bp
 	if (!capture && !has_role(h, ROLE_INBAND_LISTENER)) {
 		/* The socket was captured before, or accepted: what it accepts would have its role. */
 		if (h)
-			bpf_sk_storage_delete(&kgw_sockets, sk);
+			forget(h);
 		return;
 	}
 	if (!capture)

@@ -29,7 +29,6 @@ const (
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
 	inboundMapKgwStrangers   = "kgw_strangers"
-	inboundMapKgwTuning      = "kgw_tuning"
 	inboundMapKgwWorks       = "kgw_works"
 	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
@@ -101,7 +100,6 @@ type inboundMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
-	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
 	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
@@ -145,7 +143,6 @@ type inboundMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
-	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
 	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
@@ -164,7 +161,6 @@ func (m *inboundMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
-		m.KgwTuning,
 		m.KgwWorks,
 	)
 }

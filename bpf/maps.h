@@ -91,17 +91,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
-	__type(value, struct handover);
+	__type(value, struct notes);
 } kgw_sockets SEC(".maps");
-
-/* How an application has tuned a socket; on a socket of the worker, how the application at the other end
- * has. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
-	__type(key, int);
-	__type(value, struct tuning);
-} kgw_tuning SEC(".maps");
 
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
  * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
@@ -163,16 +154,38 @@ static __always_inline struct config *get_config(void)
 			__sync_fetch_and_add(&c_->field, 1);                      \
 	} while (0)
 
-/* What sk knows, or NULL. */
-static __always_inline struct handover *known(struct bpf_sock *sk)
+/* The notes of sk, or NULL. */
+static __always_inline struct notes *notes_of(struct bpf_sock *sk)
 {
 	return bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+}
+
+/* The notes of sk, which may have nothing yet, or NULL if memory has run out. */
+static __always_inline struct notes *make_notes(struct bpf_sock *sk)
+{
+	return bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* What sk knows, which may have no role, or NULL. */
+static __always_inline struct handover *known(struct bpf_sock *sk)
+{
+	struct notes *n = notes_of(sk);
+
+	return n ? &n->handover : NULL;
 }
 
 /* What sk knows, which may be nothing yet, or NULL if memory has run out. */
 static __always_inline struct handover *remember(struct bpf_sock *sk)
 {
-	return bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	struct notes *n = make_notes(sk);
+
+	return n ? &n->handover : NULL;
+}
+
+/* Has the socket of h know nothing. How it is tuned stays. */
+static __always_inline void forget(struct handover *h)
+{
+	*h = (struct handover){};
 }
 
 static __always_inline bool has_role(const struct handover *h, enum role role)

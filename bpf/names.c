@@ -81,11 +81,11 @@ static __always_inline void bring_tuning(struct bpf_sock_addr *ctx, const struct
 	struct tuple back = { .client = t->server, .server = t->client };
 	struct bpf_sock_tuple key = {};
 	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&back, &key), BPF_F_CURRENT_NETNS, 0);
-	struct tuning *from = sk ? bpf_sk_storage_get(&kgw_tuning, sk, NULL, 0) : NULL;
-	struct tuning *to = from ? bpf_sk_storage_get(&kgw_tuning, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+	struct notes *from = sk ? notes_of(sk) : NULL;
+	struct notes *to = from ? notes_of(ctx->sk) : NULL;
 
 	if (to)
-		*to = *from;
+		to->tuning = from->tuning;
 }
 
 /* Whether the true other end of ctx's connection may be the gateway's listener. */

@@ -140,7 +140,6 @@ const (
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsMapKgwStrangers   = "kgw_strangers"
-	objectsMapKgwTuning      = "kgw_tuning"
 	objectsMapKgwWorks       = "kgw_works"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
@@ -235,7 +234,6 @@ type objectsMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
-	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
 	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
@@ -278,7 +276,6 @@ type objectsMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
-	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
 	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
@@ -297,7 +294,6 @@ func (m *objectsMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
-		m.KgwTuning,
 		m.KgwWorks,
 	)
 }

@@ -53,13 +53,14 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct han
 static __always_inline int answer_tuning(struct bpf_sockopt *ctx)
 {
 	void *end = ctx->optval_end;
-	struct tuning *to = ctx->optval, *from;
+	struct tuning *to = ctx->optval;
+	struct notes *from;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	from = bpf_sk_storage_get(&kgw_tuning, ctx->sk, NULL, 0);
+	from = notes_of(ctx->sk);
 	if (from)
-		*to = *from;
+		*to = from->tuning;
 	else
 		to->set = 0;
 	ANSWER(ctx, sizeof(*to));
@@ -118,6 +119,14 @@ static __always_inline __u32 negotiated(const struct handover *h)
 	return has_role(h, ROLE_INBAND) || has_role(h, ROLE_INBAND_SHOWN) || has_role(h, ROLE_INBAND_GIVEN_UP) ? h->role : 0;
 }
 
+/* Whether the application sees the client: 2 if the connection is established as well, or else 1. */
+static __always_inline __u32 handed_over(struct bpf_sockopt *ctx)
+{
+	if (!ctx->sk || !has_role(known(ctx->sk), ROLE_HANDED_OVER))
+		return 0;
+	return ctx->sk->state == BPF_TCP_ESTABLISHED ? 2 : 1;
+}
+
 SEC("cgroup/getsockopt")
 int kgw_getsockopt(struct bpf_sockopt *ctx)
 {
@@ -130,7 +139,7 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 		if (ctx->optname == SOCKOPT_NEGOTIATED)
 			return answer(ctx, ctx->sk ? negotiated(known(ctx->sk)) : 0);
 		if (ctx->optname == SOCKOPT_HANDED_OVER)
-			return answer(ctx, ctx->sk && has_role(known(ctx->sk), ROLE_HANDED_OVER));
+			return answer(ctx, handed_over(ctx));
 		if (ctx->optname == SOCKOPT_FROM_OUTSIDE)
 			return answer(ctx, ctx->sk && is_from_outside(ctx->sk));
 		if (ctx->optname == SOCKOPT_TUNING)

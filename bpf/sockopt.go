@@ -72,14 +72,15 @@ func PresentAs(fd int, client netip.AddrPort) error {
 
 // HandedOver reports whether the application that accepts a connection of [PresentAs] sees its
 // client. If it does not, the connection must end before the first byte: the application would take
-// it for one of its own pod. It must be called after connect(2). It needs no privilege.
-func HandedOver(fd int) (bool, error) {
-	var done int32
-	size := uint32(unsafe.Sizeof(done))
-	if errno := getsockopt(fd, sockoptHandedOver, unsafe.Pointer(&done), &size); errno != 0 {
-		return false, fmt.Errorf("asking whether the client was handed over: %w", errno)
+// it for one of its own pod. It must be called after connect(2). established says that the connection
+// is there; one that has ended since is not. It needs no privilege.
+func HandedOver(fd int) (done, established bool, err error) {
+	var answer int32
+	size := uint32(unsafe.Sizeof(answer))
+	if errno := getsockopt(fd, sockoptHandedOver, unsafe.Pointer(&answer), &size); errno != 0 {
+		return false, false, fmt.Errorf("asking whether the client was handed over: %w", errno)
 	}
-	return done == 1, nil
+	return answer > 0, answer == 2, nil
 }
 
 // FromOutside reports whether the other end of a connection has an address that is not that of a pod or a node, as far as the

@@ -57,28 +57,29 @@ GLOBAL long tunable_of(struct bpf_sockopt *ctx)
 	return TUNABLES;
 }
 
-/* Whether the socket is one of the worker's that have a role: those need no notes of their own. */
-static __always_inline bool is_workers(struct bpf_sock *sk)
+/* Whether n are of a socket of the worker that has a role: how that is tuned is nobody's business. */
+static __always_inline bool is_workers(const struct notes *n)
 {
-	struct handover *h = known(sk);
+	enum role role = n->handover.role;
 
-	return h && h->role != ROLE_CAPTURED && h->role != ROLE_PRESENTED;
+	return role && role != ROLE_CAPTURED && role != ROLE_PRESENTED;
 }
 
 static __always_inline void note(struct bpf_sockopt *ctx, __u64 which)
 {
-	struct bpf_sock *sk = ctx->sk;
 	void *end = ctx->optval_end;
 	__u32 *number = ctx->optval;
 	char *name = ctx->optval;
 	struct tuning *t;
+	struct notes *n;
 
 	/* The buffer has 16 bytes at least. */
-	if (name + sizeof(t->congestion) > (char *)end || is_workers(sk))
+	if (name + sizeof(t->congestion) > (char *)end)
 		return;
-	t = bpf_sk_storage_get(&kgw_tuning, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!t)
+	n = make_notes(ctx->sk);
+	if (!n || is_workers(n))
 		return;
+	t = &n->tuning;
 	if (which == TUNE_CONGESTION) {
 		__builtin_memcpy(t->congestion, name, sizeof(t->congestion));
 	} else if (which < TUNE_CONGESTION) {

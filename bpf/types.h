@@ -173,7 +173,7 @@ enum sockopt {
 	SOCKOPT_NEGOTIATED = 4,
 	/* set, before listen(2): an int, ROLE_CAPTURE_LISTENER or ROLE_INBAND_LISTENER */
 	SOCKOPT_LISTENER = 5,
-	/* get: an int, 1 or 0 */
+	/* get: an int, 1, or 2 if the connection is established, or 0 */
 	SOCKOPT_HANDED_OVER = 6,
 	/* get: struct tuning, that of the application at the last getpeername(2) */
 	SOCKOPT_TUNING = 7,
@@ -209,4 +209,12 @@ struct tuning {
 	__u32 set; /* a bit for each tunable that the application has set */
 	__u32 value[TUNE_CONGESTION];
 	char congestion[16]; /* TCP_CA_NAME_MAX */
+};
+
+/* The notes of a socket. */
+struct notes {
+	struct handover handover;
+	/* How an application has tuned it; on a socket of the worker, how the application at the other end
+	 * has. */
+	struct tuning tuning;
 };

@@ -177,7 +177,8 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 }
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
-func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
+
+func (sockets) HandedOver(fd int) (done, established bool, err error) { return bpf.HandedOver(fd) }
 
 func (sockets) FromOutside(fd int) (bool, error) { return bpf.FromOutside(fd) }
 

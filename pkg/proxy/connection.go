@@ -113,10 +113,13 @@ type connection struct {
 	seenSent, seenReceived uint64
 }
 
-// open starts the record of a connection that accepted belongs to.
+// open starts the record of a connection that accepted belongs to. An outbound one has no destination yet.
 func (p *Proxy) open(d traffic.Direction, accepted stream) *connection {
-	local, remote := endsOf(accepted)
-	c := p.record(d, remote, local, nil)
+	var local netip.AddrPort
+	if d == traffic.Inbound {
+		local, _ = endsOf(accepted)
+	}
+	c := p.record(d, remoteEnd(accepted), local, nil)
 	c.adopt(accepted)
 	return c
 }
@@ -204,6 +207,10 @@ func (c *connection) reader() (*plainReader, error) {
 		}
 		source.early = c.tuneEarly
 		c.source, c.toApp = source, newSink(source.raw)
+		// What the capture listeners accept inherits their options.
+		_, bare := c.app.(*bareSocket)
+		source.inline = bare && c.dialled()
+		c.toApp.nagle = !c.dialled()
 	}
 	return c.source, nil
 }

@@ -145,17 +145,22 @@ type verdict struct {
 }
 
 // lookup decides how a connection to p starts. While another connection probes, lookup waits for that one,
-// until ctx is done.
-func (t *peerTable) lookup(ctx context.Context, p *peer) (verdict, error) {
+// for the timeout at most.
+func (t *peerTable) lookup(ctx context.Context, timeout time.Duration, p *peer) (verdict, error) {
+	v, wait := t.decide(p)
+	if wait == nil {
+		return v, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	for {
-		v, wait := t.decide(p)
-		if wait == nil {
-			return v, nil
-		}
 		select {
 		case <-wait:
 		case <-ctx.Done():
 			return verdict{}, ctx.Err()
+		}
+		if v, wait = t.decide(p); wait == nil {
+			return v, nil
 		}
 	}
 }

@@ -122,7 +122,9 @@ func (s *testSockets) PresentAs(_ int, client netip.AddrPort) error {
 
 func (s *testSockets) FromOutside(int) (bool, error) { return s.outside.Load(), nil }
 
-func (s *testSockets) HandedOver(int) (bool, error) { return !s.lost.Load(), nil }
+func (s *testSockets) HandedOver(int) (done, established bool, err error) {
+	return !s.lost.Load(), false, nil
+}
 
 func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {

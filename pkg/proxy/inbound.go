@@ -278,8 +278,9 @@ func (p *Proxy) comesFrom(c *connection, ip netip.Addr) bool {
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
 func (p *Proxy) dialApplication(h header) (stream, error) {
+	seen := false
 	dial := func(from netip.Addr) (*bareSocket, error) {
-		return connectFrom(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
+		return connectAsking(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
 			if err := bindWithoutPort(fd); err != nil {
 				return err
 			}
@@ -302,6 +303,12 @@ func (p *Proxy) dialApplication(h header) (stream, error) {
 				}
 			}
 			return lingerZero(fd)
+		}, func(fd int) (bool, error) {
+			done, established, err := p.options.Sockets.HandedOver(fd)
+			if seen = err == nil && done && established; seen {
+				return true, nil
+			}
+			return connected(fd)
 		})
 	}
 	app, err := dial(p.applicationsSide(h.source(), h.Destination.Addr()))
@@ -311,6 +318,9 @@ func (p *Proxy) dialApplication(h header) (stream, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if seen {
+		return app, nil
 	}
 	if err := p.handedOver(app); err != nil {
 		reset(app)
@@ -352,7 +362,7 @@ func (p *Proxy) applicationsSide(client netip.AddrPort, application netip.Addr) 
 // then.
 func (p *Proxy) handedOver(app stream) error {
 	return onSocket(app, func(fd int) error {
-		done, err := p.options.Sockets.HandedOver(fd)
+		done, _, err := p.options.Sockets.HandedOver(fd)
 		if err == nil && !done {
 			err = errors.New("the application would not see its client")
 		}

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -18,17 +19,20 @@ import (
 // closeGently unsets it first.
 
 // prepareListener makes the connections that l accepts end with a RST unless
-// closeGently ends them, and has what is written to them sent at once.
-func prepareListener(l net.Listener) error {
+// closeGently ends them, and has what is written to them sent at once. captured means that they are those of applications, whose urgent
+// data is to be found.
+func prepareListener(l net.Listener, captured bool) error {
 	conn, ok := l.(syscall.Conn)
 	if !ok {
 		return nil // there is no socket to inherit from
 	}
 	return onSocket(conn, func(fd int) error {
-		if err := setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
-			return err
+		if captured {
+			if err := oobInline(fd, true); err != nil {
+				return err
+			}
 		}
-		return lingerZero(fd)
+		return errors.Join(noDelay(fd), lingerZero(fd))
 	})
 }
 

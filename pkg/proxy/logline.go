@@ -69,8 +69,10 @@ func appendEnd(b []byte, name string, a netip.AddrPort) []byte {
 	if !a.IsValid() {
 		return append(b, `""`...)
 	}
-	var room [64]byte
-	return appendString(b, string(a.AppendTo(room[:0])))
+	if a.Addr().Zone() != "" {
+		return appendString(b, a.String())
+	}
+	return append(a.AppendTo(append(b, '"')), '"')
 }
 
 // appendString appends a JSON string.

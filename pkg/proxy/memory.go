@@ -38,6 +38,7 @@ func (p *Proxy) name(c *connection) {
 	}
 	destination, _, err := p.originalDestination(c.sockets[0])
 	if err != nil {
+		c.line.Destination, _ = endsOf(c.sockets[0])
 		return
 	}
 	c.line.Destination = destination

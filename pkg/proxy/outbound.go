@@ -24,6 +24,7 @@ func (p *Proxy) outbound(c *connection) {
 	c.app = c.sockets[0]
 	destination, pod, err := p.originalDestination(c.app)
 	if err != nil {
+		c.line.Destination, _ = endsOf(c.app)
 		c.refuse(traffic.NoDestination, err)
 		return
 	}
@@ -91,7 +92,10 @@ func (p *Proxy) originalDestination(app stream) (destination netip.AddrPort, pod
 	}); err != nil {
 		return netip.AddrPort{}, false, err
 	}
-	listener, _ := endsOf(app)
+	var listener netip.AddrPort
+	if destination.Addr().Unmap().IsLoopback() {
+		listener, _ = endsOf(app)
+	}
 	destination, err = usableDestination(destination, listener)
 	return destination, pod, err
 }
@@ -146,9 +150,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 		}
 	default:
 		// What the first connection to a peer may need.
-		ctx, cancel := context.WithTimeout(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout)
-		v, err := p.peers.lookup(ctx, peer)
-		cancel()
+		v, err := p.peers.lookup(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout, peer)
 		if v.ask {
 			p.asking.Go(func() { p.peers.answered(peer, p.askPeer(s, peer.route)) })
 		}
@@ -416,7 +418,7 @@ func (p *Proxy) dial(ctx context.Context, r route, timeout time.Duration, mark f
 					return err
 				}
 			}
-			return lingerZero(fd)
+			return errors.Join(noDelay(fd), lingerZero(fd))
 		})
 	}
 	conn, err := connect(r.from)

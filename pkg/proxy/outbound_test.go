@@ -107,7 +107,10 @@ func TestUnknownDestination(t *testing.T) {
 		defer conn.Close()
 		expectReset(t, conn)
 	}
-	client.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Reason, "original destination") })
+	line := client.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Reason, "original destination") })
+	if line.Destination != client.capture {
+		t.Errorf("the line names %v, and the connection came to %v", line.Destination, client.capture)
+	}
 }
 
 func TestOwnCertificateExpired(t *testing.T) {
@@ -238,7 +241,7 @@ func TestSilentPeerIsAsked(t *testing.T) {
 	p, other := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)}), table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
 	expectAt := func(what string, p *peer, want verdict) {
 		t.Helper()
-		if got, err := table.lookup(t.Context(), p); err != nil || got != want {
+		if got, err := table.lookup(t.Context(), patienceForTests, p); err != nil || got != want {
 			t.Fatalf("%s: %+v, %v; want %+v", what, got, err, want)
 		}
 	}
@@ -386,7 +389,7 @@ func TestPeerTableIsBounded(t *testing.T) {
 	held := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
 	for range 100 {
 		p := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
-		if v, err := table.lookup(t.Context(), p); err != nil || v != (verdict{probe: true}) {
+		if v, err := table.lookup(t.Context(), patienceForTests, p); err != nil || v != (verdict{probe: true}) {
 			t.Fatalf("lookup: %+v, %v", v, err)
 		}
 		table.record(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})

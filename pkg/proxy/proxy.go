@@ -34,8 +34,9 @@ type Sockets interface {
 	// PresentAs makes client the peer's address for the application that socket fd will be
 	// connected to. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error
-	// HandedOver reports whether that application sees client. It is called after connect(2).
-	HandedOver(fd int) (bool, error)
+	// HandedOver reports whether that application sees client. It is called after connect(2). established says that the
+	// connection is there.
+	HandedOver(fd int) (done, established bool, err error)
 	// MarkInband makes the TCP handshake of socket fd ask whether there is a
 	// gateway at the other end, by an option in the first SYNs. It is called before connect(2).
 	MarkInband(fd, syns int) error
@@ -216,7 +217,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
-		if err := prepareListener(l); err != nil {
+		if err := prepareListener(l, slices.Contains(o.Capture, l)); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
 		p.ports = append(p.ports, addrPort(l.Addr()).Port())
@@ -264,8 +265,7 @@ func (p *Proxy) Traffic() api.Traffic {
 
 // admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
 func (p *Proxy) admit(conn stream, wire string) {
-	_, remote := endsOf(conn)
-	source := remote.Addr()
+	source := remoteEnd(conn).Addr()
 	c := p.open(traffic.Inbound, conn)
 	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
 	if crowded {

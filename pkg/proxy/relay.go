@@ -271,6 +271,10 @@ func (c *connection) deliver(data []byte) error {
 
 // deliverUrgent is deliver for a byte that is urgent.
 func (c *connection) deliverUrgent(data []byte) error {
+	_ = control(c.source.raw, func(fd int) error {
+		c.toApp.hurry(fd)
+		return nil
+	})
 	if err := writeUrgent(c.app, data); err != nil {
 		return fmt.Errorf("writing to the application: %w", err)
 	}
@@ -287,9 +291,9 @@ type plainReader struct {
 	ended *atomic.Bool
 	// early is called when data has been read, the first few times, if it is not nil.
 	early func()
-	// marks means that urgent data is looked for, urgent that the last call of next has read a byte of it
-	// and nothing else.
-	marks, urgent bool
+	// inline means that the socket keeps urgent data in the stream, marks that it is looked for, urgent that the last call of
+	// next has read a byte of it and nothing else.
+	inline, marks, urgent bool
 	// calls is how often early was called.
 	calls uint8
 	pace  pace

@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -36,7 +35,8 @@ type stream interface {
 type bareSocket struct {
 	*os.File
 	parking
-	descriptor    descriptor
+	descriptor descriptor
+	// local may be asked for later, see localEnd.
 	local, remote netip.AddrPort
 }
 
@@ -76,7 +76,19 @@ func (s *bareSocket) interrupted(err error) interruption {
 func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
 
 // LocalAddr returns the socket's own address, without a port where it leads to this machine and the kernel has chosen that.
-func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
+func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.localEnd()) }
+
+// localEnd is LocalAddr. Of an accepted socket the kernel is asked when somebody wants to know the first time.
+func (s *bareSocket) localEnd() netip.AddrPort {
+	if !s.local.IsValid() {
+		// An error means that the connection has ended: the first read finds out.
+		_ = control(&s.descriptor, func(fd int) (err error) {
+			s.local, err = localAddress(uintptr(fd))
+			return err
+		})
+	}
+	return s.local
+}
 
 // RemoteAddr returns the address of the other end.
 func (s *bareSocket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote) }
@@ -103,9 +115,17 @@ func (d *descriptor) translated(err error) error {
 // endsOf returns both addresses of s.
 func endsOf(s stream) (local, remote netip.AddrPort) {
 	if s, ok := s.(*bareSocket); ok {
-		return s.local, s.remote
+		return s.localEnd(), s.remote
 	}
-	return addrPort(s.LocalAddr()), addrPort(s.RemoteAddr())
+	return addrPort(s.LocalAddr()), remoteEnd(s)
+}
+
+// remoteEnd returns the address of the other end of s.
+func remoteEnd(s stream) netip.AddrPort {
+	if s, ok := s.(*bareSocket); ok {
+		return s.remote
+	}
+	return addrPort(s.RemoteAddr())
 }
 
 // acceptFrom accepts a connection from the backlog of fd. The error is EAGAIN if that is empty.
@@ -117,9 +137,7 @@ func acceptFrom(fd int) (*bareSocket, error) {
 			unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
 		switch errno {
 		case 0:
-			// An error means that the connection has ended: the first read finds out.
-			local, _ := localAddress(n)
-			return newBareSocket(int(n), local, addressOf(&from))
+			return newBareSocket(int(n), netip.AddrPort{}, addressOf(&from))
 		case unix.EINTR, unix.ECONNABORTED:
 		default:
 			return nil, os.NewSyscallError("accept4", errno)
@@ -139,6 +157,12 @@ func localAddress(fd uintptr) (netip.AddrPort, error) {
 // connectFrom connects from local, whose port may be 0, to destination. Without a valid local the kernel chooses. On this
 // machine there is an outcome at once, unless a backlog is full. prepare is called before.
 func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error) (*bareSocket, error) {
+	return connectAsking(ctx, local, destination, timeout, prepare, connected)
+}
+
+// connectAsking is connectFrom where ask tells the outcome, as connected does.
+func connectAsking(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error,
+	ask func(fd int) (done bool, err error)) (*bareSocket, error) {
 	var from, to unix.RawSockaddrInet6
 	size := setAddress(&to, destination)
 	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.Family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -150,7 +174,7 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if err := errors.Join(prepare(fd), setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
+	if err := prepare(fd); err != nil {
 		return fail(err)
 	}
 	if local.IsValid() {
@@ -162,7 +186,7 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, n, uintptr(unsafe.Pointer(&to)), size)
 	done, err := errno == 0, error(nil)
 	if errno == unix.EINPROGRESS || errno == unix.EINTR {
-		done, err = connected(fd)
+		done, err = ask(fd)
 	} else if errno != 0 {
 		err = os.NewSyscallError("connect", errno)
 	}

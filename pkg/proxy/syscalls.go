@@ -46,9 +46,12 @@ func transfer(call, fd uintptr, p []byte) (int, error) {
 
 // sink writes to a socket. It belongs to one goroutine at a time.
 type sink struct {
-	raw  syscall.RawConn
-	rest []byte
-	err  error
+	// nagle means that the kernel may still hold back what is written while something before is not acknowledged. written means that
+	// there is something before.
+	nagle, written bool
+	raw            syscall.RawConn
+	rest           []byte
+	err            error
 	// onWritable is writeOnce, bound once because a method value allocates.
 	onWritable func(fd uintptr) bool
 }
@@ -70,8 +73,24 @@ func (s *sink) write(p []byte) (int, error) {
 	return n, s.err
 }
 
+// maxAlone is how much is one segment for sure, in bytes (RFC 9293, 3.7.1). The kernel sends a first one at once, so that a short
+// answer does without an option of its own.
+const maxAlone = 536
+
+// hurry has the kernel hold back nothing. Nothing depends on its success.
+func (s *sink) hurry(fd int) {
+	if s.nagle {
+		_ = noDelay(fd)
+		s.nagle = false
+	}
+}
+
 // writeOnce writes until everything is written or the socket is full.
 func (s *sink) writeOnce(fd uintptr) bool {
+	if s.written || len(s.rest) > maxAlone {
+		s.hurry(int(fd))
+	}
+	s.written = true
 	for len(s.rest) > 0 {
 		n, err := writeFD(fd, s.rest)
 		switch {
@@ -111,6 +130,9 @@ func setOption(fd, level, name, value int) error {
 	}
 	return nil
 }
+
+// noDelay has what is written to a socket sent at once.
+func noDelay(fd int) error { return setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
 
 // shutdownWrite sends a FIN.
 func shutdownWrite(fd int) error {

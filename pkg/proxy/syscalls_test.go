@@ -10,6 +10,10 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func sinkTo(t *testing.T) (*sink, *net.TCPConn) {
@@ -62,6 +66,32 @@ func TestSinkWaits(t *testing.T) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Error("what arrived is not what was sent")
+	}
+}
+
+// TestSinkHurries: only a first short write does without TCP_NODELAY, which is never missing where something may be held back.
+func TestSinkHurries(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		writes []int
+		want   bool
+	}{
+		{"a short one", []int{maxAlone}, false},
+		{"a long one", []int{maxAlone + 1}, true},
+		{"two short ones", []int{1, 1}, true},
+	} {
+		s, _ := sinkTo(t)
+		s.nagle = true
+		must.Do(t, control(s.raw, func(fd int) error { return setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 0) }))
+		for _, size := range c.writes {
+			must.Get(s.write(make([]byte, size)))(t)
+		}
+		must.Do(t, control(s.raw, func(fd int) error {
+			if got := must.Get(unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY))(t) == 1; got != c.want {
+				t.Errorf("%s: TCP_NODELAY is %t", c.name, got)
+			}
+			return nil
+		}))
 	}
 }
 

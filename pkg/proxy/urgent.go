@@ -16,16 +16,19 @@ import (
 
 // findUrgent has r look for urgent data, or not.
 func (r *plainReader) findUrgent(on bool) {
-	if r.marks == on {
-		return
+	if r.inline != on && onSocket(r.conn, func(fd int) error { return oobInline(fd, on) }) == nil {
+		r.inline = on
 	}
+	r.marks = r.inline && on
+}
+
+// oobInline has a socket keep urgent data in the stream, or not.
+func oobInline(fd int, on bool) error {
 	value := 0
 	if on {
 		value = 1
 	}
-	r.marks = onSocket(r.conn, func(fd int) error {
-		return setOption(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
-	}) == nil && on
+	return setOption(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
 }
 
 // beforeMark bounds what may be read next, which is a single byte at a mark.
