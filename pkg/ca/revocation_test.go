@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
 func leafOf(t *testing.T, a *Authority, now time.Time) *x509.Certificate {
@@ -134,6 +136,36 @@ func TestRevocationsOfTwoAuthorities(t *testing.T) {
 	readable, refused := ReadableRevocations(both.Encode(), b.roots(), "cluster.local")
 	if !readable.Equal(left) || refused != 1 {
 		t.Errorf("%v are readable, %d refused", readable.Numbers(), refused)
+	}
+}
+
+// Authorities may follow each other below one root. Their lists stay as long as they are about something, and no more are
+// signed than are read.
+func TestRevocationsOfManyAuthorities(t *testing.T) {
+	now := time.Now()
+	root := pki.Root(t)
+	entry := []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}
+	var r *Revocations
+	for i := range maxRevocationLists + 1 {
+		key := pki.ECKey(t, elliptic.P256())
+		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
+		a := must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+		leaf := leafOf(t, a, now)
+		more, err := a.Revoke(r, entry, now)
+		if i == maxRevocationLists {
+			if !errors.Is(err, ErrRevocations) {
+				t.Errorf("one list more than is read: %v", err)
+			}
+			later := now.Add(2 * time.Hour)
+			if more, err = a.Revoke(r, []Revocation{{Serial: "1", At: later, Until: later.Add(time.Hour)}}, later); err == nil {
+				expect.Equal(t, "lists when the others are over", []string{Fingerprint(pair.Cert)}, keys(sent(t, a, more).Numbers()))
+			}
+		}
+		must.Do(t, err)
+		r = sent(t, a, more)
+		if i < maxRevocationLists && !errors.Is(r.Check(leaf), ErrRevoked) {
+			t.Errorf("the certificate of authority %d is not revoked", i)
+		}
 	}
 }
 
