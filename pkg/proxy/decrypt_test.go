@@ -19,9 +19,11 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -226,8 +228,31 @@ func readByRecords(t testing.TB, config *tls.Config, program []byte, piece int, 
 		}
 		_ = far.CloseWrite()
 	}()
+	// The other direction goes on meanwhile, key updates of it included.
+	done, wrote := make(chan struct{}), make(chan struct{})
+	defer func() { close(done); <-wrote }()
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	go func() {
+		defer close(wrote)
+		for b := make([]byte, 100); ; {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := secured.Write(b); err != nil || c.flush() != nil {
+				return
+			}
+		}
+	}()
 	for turn, more := 0, true; ; turn++ {
 		if !more {
+			// A deadline in the middle of a record costs nothing.
+			must.Do(t, c.conn.SetReadDeadline(past()))
+			if err := c.awaitRecord(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return got, inPlace, err
+			}
+			must.Do(t, c.conn.SetReadDeadline(time.Time{}))
 			for c.buffered() < waits[turn%len(waits)] && c.fill() == nil {
 			}
 			if err := c.awaitRecord(); err != nil {
