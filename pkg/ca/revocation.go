@@ -348,6 +348,28 @@ func (r *Revocations) Newest(other *Revocations) *Revocations {
 	return r
 }
 
+// Lost returns what r revokes and newer lists of the same authorities in other do not, although it is not over. An authority signs
+// no such list, unless it is shown an older one of its own as the last.
+func (r *Revocations) Lost(other *Revocations) (lost []Revocation) {
+	if r == nil {
+		return nil
+	}
+	for _, is := range r.lists {
+		list := other.of(is.signer)
+		if list == nil || list.Number <= is.Number {
+			continue
+		}
+		for _, e := range is.Entries {
+			// The number is not less than the time of signing.
+			over := e.Until.Unix() <= list.Number
+			if !over && !slices.ContainsFunc(list.Entries, func(n Revocation) bool { return n.same(&e) && !n.At.Before(e.At) }) {
+				lost = append(lost, e)
+			}
+		}
+	}
+	return lost
+}
+
 // Among returns the lists whose signers lead to roots.
 func (r *Revocations) Among(roots []*x509.Certificate) *Revocations {
 	if r == nil {
