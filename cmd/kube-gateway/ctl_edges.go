@@ -42,13 +42,7 @@ func ctlEdges(ctx context.Context, c *call, r control.Request) (err error) {
 	if edges.Edges == nil {
 		return errors.New("the worker's answer lacks the edges")
 	}
-	for _, e := range beside(&status) {
-		if len(edges.Edges) == api.MaxEdges {
-			edges.Forgotten += e.Connections
-			continue
-		}
-		edges.Edges = append(edges.Edges, e)
-	}
+	addBeside(edges, &status)
 	return c.print(edges, func(w io.Writer) { printEdges(w, edges) })
 }
 
@@ -57,6 +51,12 @@ const (
 	reasonStranger = "client did not show a gateway"
 	reasonOutside  = "outside of all captured ranges"
 )
+
+// addBeside adds those of beside, for which what a peer has invented makes room.
+func addBeside(edges *api.Edges, status *api.Status) {
+	edges.Edges = append(edges.Edges, beside(status)...)
+	edges.Bound(api.MaxEdges)
+}
 
 // beside returns the edges of connections that no worker carries and that the programs
 // count: those of clients without a gateway that permissive mode lets in and strict mode

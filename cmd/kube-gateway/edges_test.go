@@ -170,3 +170,19 @@ func TestEdgesBesideTheWorker(t *testing.T) {
 		t.Errorf("both families, strict: %+v", got)
 	}
 }
+
+// TestEdgesBesideTheWorkerHaveRoom: a peer that fills the table hides neither clients without a gateway nor what leaves unseen.
+func TestEdgesBesideTheWorkerHaveRoom(t *testing.T) {
+	status := api.Status{PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Capture: api.Capture{
+		Strangers:       []api.Stranger{{Client: netip.MustParseAddr("10.0.0.9"), Port: 80, Connections: 2, LastSeen: time.Unix(1, 0)}},
+		OutsideNetworks: []api.OutsideNetwork{{Network: netip.MustParsePrefix("172.16.1.0/24"), Connections: 5}}}}
+	edges := &api.Edges{}
+	for port := range api.MaxEdges {
+		edges.Edges = append(edges.Edges, api.Edge{Direction: api.Inbound, Peer: "spiffe://td/ns/a/sa/evil", Connections: 1, LastSeen: time.Unix(2, 0),
+			Destination: netip.AddrPortFrom(status.PodIPs[0], uint16(port))})
+	}
+	addBeside(edges, &status)
+	if last := edges.Edges[len(edges.Edges)-2:]; len(edges.Edges) != api.MaxEdges || edges.Forgotten != 2 || !slices.Equal(last, beside(&status)) {
+		t.Errorf("%d edges, %d connections forgotten, the last are %+v", len(edges.Edges), edges.Forgotten, last)
+	}
+}

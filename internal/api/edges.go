@@ -2,11 +2,16 @@ package api
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// MaxEdges is how many edges a gateway keeps.
-const MaxEdges = 1000
+// MaxEdges is how many edges a gateway keeps, and MaxEdgesOfStrangers how many of them may belong to
+// unauthenticated clients: a sender of SYNs from many addresses must not push out the edges of the pod's own traffic.
+const (
+	MaxEdges            = 1000
+	MaxEdgesOfStrangers = MaxEdges / 4
+)
 
 // MaxEdgesAnswer bounds the edges of a gateway in JSON, in bytes.
 const MaxEdgesAnswer = 960 << 10
@@ -69,4 +74,50 @@ type Edge struct {
 	Received uint64 `json:"bytesReceived"`
 	// LastSeen is when a connection last began or ended.
 	LastSeen time.Time `json:"lastSeen"`
+}
+
+// EdgeHolder returns whose an edge of this direction and peer is: the peer's that has connected, which chooses what there
+// is to tell of that, or the pod's own (empty). stranger says that an unauthenticated client has connected.
+func EdgeHolder(direction, peer string) (holder string, stranger bool) {
+	if direction == Outbound {
+		return "", false
+	}
+	return peer, peer == ""
+}
+
+// Bound leaves n edges at most, in their order, and counts the connections of the others as forgotten. As in a gateway's own
+// table, what a holder has beyond an equal share makes room first, and of that what was not seen for longest.
+func (e *Edges) Bound(n int) {
+	if len(e.Edges) <= n {
+		return
+	}
+	byAge := make([]int, len(e.Edges))
+	for i := range byAge {
+		byAge[i] = i
+	}
+	slices.SortStableFunc(byAge, func(i, k int) int { return e.Edges[k].LastSeen.Compare(e.Edges[i].LastSeen) })
+	// newer is how many edges of the same holder were seen later.
+	newer, held, strangers := make([]int, len(e.Edges)), make(map[string]int), 0
+	for _, i := range byAge {
+		holder, stranger := EdgeHolder(e.Edges[i].Direction, e.Edges[i].Peer)
+		if !stranger {
+			newer[i] = held[holder]
+			held[holder]++
+			continue
+		}
+		if newer[i] = strangers; strangers >= MaxEdgesOfStrangers {
+			newer[i] = len(e.Edges)
+		}
+		strangers++
+	}
+	slices.SortStableFunc(byAge, func(i, k int) int { return newer[i] - newer[k] })
+	left := slices.Sorted(slices.Values(byAge[:n]))
+	for _, i := range byAge[n:] {
+		e.Forgotten += e.Edges[i].Connections
+	}
+	kept := make([]Edge, n)
+	for k, i := range left {
+		kept[k] = e.Edges[i]
+	}
+	e.Edges = kept
 }

@@ -81,7 +81,7 @@ func MergeStrangers(a, b []Stranger) []Stranger {
 	return all[:min(len(all), MaxStrangers)]
 }
 
-// MergeEdges returns the sums of the MaxEdges last seen, the last one first. a or b may be nil, and
+// MergeEdges returns the sums, the one last seen first, as many as Bound leaves. a or b may be nil, and
 // both are: then there are none.
 func MergeEdges(a, b *Edges) *Edges {
 	if a == nil && b == nil {
@@ -111,9 +111,6 @@ func MergeEdges(a, b *Edges) *Edges {
 		to.LastSeen = slices.MaxFunc([]time.Time{to.LastSeen, from.LastSeen}, time.Time.Compare)
 	})
 	slices.SortStableFunc(sum.Edges, func(a, b Edge) int { return b.LastSeen.Compare(a.LastSeen) })
-	for _, e := range sum.Edges[min(len(sum.Edges), MaxEdges):] {
-		sum.Forgotten += e.Connections
-	}
-	sum.Edges = sum.Edges[:min(len(sum.Edges), MaxEdges)]
+	sum.Bound(MaxEdges)
 	return &sum
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,4 +59,45 @@ func TestMerge(t *testing.T) {
 	if MergeEdges(nil, nil) != nil || MergeEdges(a, nil) == a || !cmp.Equal(MergeEdges(nil, a), a, same) {
 		t.Error("one of two is not a copy")
 	}
+}
+
+// TestMergeEdgesIsFair: after a take-over, too, a peer that invents edges displaces its own, and so do clients without a gateway.
+func TestMergeEdgesIsFair(t *testing.T) {
+	now := time.Now()
+	edges := func(direction, peer string, n int, seen time.Time) *Edges {
+		list := &Edges{}
+		for port := range n {
+			list.Edges = append(list.Edges, Edge{Direction: direction, Peer: peer, Connections: 1, LastSeen: seen.Add(time.Duration(port)),
+				Destination: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(port))})
+		}
+		return list
+	}
+	var before *Edges
+	for _, of := range []*Edges{edges(Outbound, "evil", 20, now), edges(Inbound, "good", 30, now), edges(Outbound, "", 10, now), edges(Inbound, "", 100, now)} {
+		before = MergeEdges(before, of)
+	}
+	for name, c := range map[string]struct {
+		later *Edges
+		want  map[string]int
+	}{
+		"a peer":    {edges(Inbound, "evil", MaxEdges, now.Add(time.Hour)), map[string]int{"outbound evil": 20, "inbound good": 30, "outbound ": 10, "inbound ": 100, "inbound evil": MaxEdges - 160}},
+		"strangers": {edges(Inbound, "", MaxEdges, now.Add(time.Hour)), map[string]int{"outbound evil": 20, "inbound good": 30, "outbound ": 10, "inbound ": MaxEdges - 60}},
+	} {
+		for _, sum := range []*Edges{MergeEdges(before, c.later), MergeEdges(c.later, before)} {
+			got, connections := map[string]int{}, sum.Forgotten
+			for _, e := range sum.Edges {
+				got[e.Direction+" "+e.Peer]++
+				connections += e.Connections
+			}
+			equal(t, name, c.want, got)
+			equal(t, name+": connections", uint64(160+MaxEdges), connections)
+			if !slices.IsSortedFunc(sum.Edges, func(a, b Edge) int { return b.LastSeen.Compare(a.LastSeen) }) {
+				t.Errorf("%s: the one last seen is not first", name)
+			}
+		}
+	}
+	// Where others need the room, strangers have their own.
+	sum := MergeEdges(edges(Inbound, "", MaxEdges, now.Add(time.Hour)), edges(Outbound, "", MaxEdges, now))
+	own := slices.DeleteFunc(sum.Edges, func(e Edge) bool { return e.Direction == Inbound })
+	equal(t, "edges of the pod itself", MaxEdges-MaxEdgesOfStrangers, len(own))
 }

@@ -279,7 +279,8 @@ func leadsTo(chain, roots []*x509.Certificate) error {
 }
 
 // Revoke returns r with the list of a anew: what it has that is not over at now, and entries, which
-// replace those of the same certificate or identity. If that changes nothing, it returns r itself.
+// replace those of the same certificate or identity. If that changes nothing, it returns r itself. Lists of others of which
+// everything is over are left out.
 // The number of the list is the seconds of now, or one more than before.
 func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) (*Revocations, error) {
 	old := r.of(a.chain[0])
@@ -320,7 +321,11 @@ func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	result := r.without(a.chain[0]).with(held)
+	result := r.without(a.chain[0]).current(now).with(held)
+	if len(result.lists) > maxRevocationLists {
+		return nil, api.WithHint(fmt.Errorf("%w: %d authorities below one root have revoked certificates, at most %d may", ErrRevocations, len(result.lists), maxRevocationLists),
+			"a list ends with its last entry; a new root ('kubectl gateway rotate --ca') takes back all at once")
+	}
 	if size := len(result.Encode()); size > maxRevocationText {
 		return nil, fmt.Errorf("%w: they would be %d bytes, at most %d are allowed", ErrRevocations, size, maxRevocationText)
 	}
@@ -341,6 +346,28 @@ func (r *Revocations) Newest(other *Revocations) *Revocations {
 		}
 	}
 	return r
+}
+
+// Lost returns what r revokes and newer lists of the same authorities in other do not, although it is not over. An authority signs
+// no such list, unless it is shown an older one of its own as the last.
+func (r *Revocations) Lost(other *Revocations) (lost []Revocation) {
+	if r == nil {
+		return nil
+	}
+	for _, is := range r.lists {
+		list := other.of(is.signer)
+		if list == nil || list.Number <= is.Number {
+			continue
+		}
+		for _, e := range is.Entries {
+			// The number is not less than the time of signing.
+			over := e.Until.Unix() <= list.Number
+			if !over && !slices.ContainsFunc(list.Entries, func(n Revocation) bool { return n.same(&e) && !n.At.Before(e.At) }) {
+				lost = append(lost, e)
+			}
+		}
+	}
+	return lost
 }
 
 // Among returns the lists whose signers lead to roots.
@@ -466,6 +493,16 @@ func (r *Revocations) without(signer *x509.Certificate) *Revocations {
 		return nil
 	}
 	return &Revocations{slices.DeleteFunc(slices.Clone(r.lists), func(list *heldList) bool { return list.signer.Equal(signer) })}
+}
+
+// current returns the lists that are about something at now.
+func (r *Revocations) current(now time.Time) *Revocations {
+	if r == nil {
+		return nil
+	}
+	return &Revocations{slices.DeleteFunc(slices.Clone(r.lists), func(list *heldList) bool {
+		return !slices.ContainsFunc(list.Entries, func(e Revocation) bool { return !now.After(e.Until) })
+	})}
 }
 
 // Revoking returns a copy of a that hands out revocations besides its bundle.

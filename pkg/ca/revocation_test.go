@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
 func leafOf(t *testing.T, a *Authority, now time.Time) *x509.Certificate {
@@ -134,6 +136,71 @@ func TestRevocationsOfTwoAuthorities(t *testing.T) {
 	readable, refused := ReadableRevocations(both.Encode(), b.roots(), "cluster.local")
 	if !readable.Equal(left) || refused != 1 {
 		t.Errorf("%v are readable, %d refused", readable.Numbers(), refused)
+	}
+}
+
+// A list that was made from an older one than the last is found out, and none that an authority makes from its last.
+func TestRevocationsLost(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	a := must.Get(New(Options{Now: now.Add(-2 * time.Hour)}))(t)
+	id := testID("cluster.local").String()
+	soon, late := now.Add(time.Minute), now.Add(time.Hour)
+	first := must.Get(a.Revoke(nil, []Revocation{{Serial: "a1", At: now, Until: late}, {Identity: id, At: now, Until: late}, {Serial: "c3", At: now, Until: soon}}, now))(t)
+	second := must.Get(a.Revoke(first, []Revocation{{Identity: id, Pod: "uid-a", At: now, Until: late}}, now))(t)
+	renewed := must.Get(a.Revoke(second, []Revocation{{Identity: id, At: now.Add(time.Second), Until: late}}, now))(t)
+	over := must.Get(a.Revoke(renewed, []Revocation{{Serial: "d4", At: soon, Until: late}}, soon.Add(time.Nanosecond)))(t)
+	forked := must.Get(a.Revoke(first, []Revocation{{Serial: "e5", At: late, Until: late}}, now.Add(2*time.Second)))(t)
+	anew := must.Get(a.Revoke(nil, []Revocation{{Identity: id, At: now.Add(-time.Second), Until: late}}, now.Add(2*time.Second)))(t)
+	for name, c := range map[string]struct {
+		is, newer *Revocations
+		want      []string
+	}{
+		"first":      {nil, first, nil},
+		"none":       {second, nil, nil},
+		"same":       {second, second, nil},
+		"older":      {second, first, nil},
+		"more":       {first, second, nil},
+		"renewed":    {second, renewed, nil},
+		"over":       {second, over, nil},
+		"many later": {first, over, nil},
+		"forked":     {second, forked, []string{"cluster.local/ns/shop/sa/cart in pod uid-a"}},
+		"anew":       {first, anew, []string{"certificate a1", "cluster.local/ns/shop/sa/cart", "certificate c3"}},
+	} {
+		var got []string
+		for _, e := range c.is.Lost(c.newer) {
+			got = append(got, e.String())
+		}
+		expect.Equal(t, name, c.want, got)
+	}
+}
+
+// Authorities may follow each other below one root. Their lists stay as long as they are about something, and no more are
+// signed than are read.
+func TestRevocationsOfManyAuthorities(t *testing.T) {
+	now := time.Now()
+	root := pki.Root(t)
+	entry := []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}
+	var r *Revocations
+	for i := range maxRevocationLists + 1 {
+		key := pki.ECKey(t, elliptic.P256())
+		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
+		a := must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+		leaf := leafOf(t, a, now)
+		more, err := a.Revoke(r, entry, now)
+		if i == maxRevocationLists {
+			if !errors.Is(err, ErrRevocations) {
+				t.Errorf("one list more than is read: %v", err)
+			}
+			later := now.Add(2 * time.Hour)
+			if more, err = a.Revoke(r, []Revocation{{Serial: "1", At: later, Until: later.Add(time.Hour)}}, later); err == nil {
+				expect.Equal(t, "lists when the others are over", []string{Fingerprint(pair.Cert)}, keys(sent(t, a, more).Numbers()))
+			}
+		}
+		must.Do(t, err)
+		r = sent(t, a, more)
+		if i < maxRevocationLists && !errors.Is(r.Check(leaf), ErrRevoked) {
+			t.Errorf("the certificate of authority %d is not revoked", i)
+		}
 	}
 }
 

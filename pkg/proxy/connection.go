@@ -32,8 +32,6 @@ type connection struct {
 	// line is filled in by the owner.
 	line api.Connection
 
-	// untrue says that the header of an inbound connection names addresses that the peer may not name.
-	untrue bool
 	// client is what the header names. bound is what the application of an outbound connection has bound if that is an
 	// address that the certificate does not name.
 	client, bound netip.AddrPort

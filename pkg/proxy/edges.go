@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -18,18 +17,14 @@ func (p *Proxy) Edges() api.Edges {
 
 // edgeKey returns the key of c's edge.
 func (c *connection) edgeKey(verdict string) traffic.Key {
-	source, destination, dialled := c.line.Source.Addr(), c.line.Destination, c.line.Dialled
-	switch {
-	case c.client.IsValid():
+	source := c.line.Source.Addr()
+	if c.client.IsValid() {
 		// Both gateways know this one, and whose it is.
 		source = c.client.Addr()
-	case c.untrue:
-		// What is certain is where the peer's gateway and this one have met.
-		source, destination, dialled = c.line.TLS.Remote.Addr(), c.line.TLS.Local, netip.AddrPort{}
 	}
 	return traffic.Key{
 		Direction: c.direction, Source: source,
-		Destination: destination, Dialled: dialled,
+		Destination: c.line.Destination, Dialled: c.line.Dialled,
 		Peer: c.line.Peer, Wire: c.line.Wire,
 		Verdict: verdict, Reason: c.line.Reason,
 	}

@@ -3,7 +3,9 @@
 package proxy
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -93,7 +95,8 @@ func TestEdgesOfRefusals(t *testing.T) {
 	}
 }
 
-// TestEdgesOfLies: what a peer invents is in no edge, whatever it is refused for.
+// TestEdgesOfLies: what a peer invents is in no edge, whatever it is refused for, and in no field of the log where an address is
+// looked for.
 func TestEdgesOfLies(t *testing.T) {
 	for name, rules := range map[string][]string{traffic.Forbidden.String(): nil, traffic.IdentityNotAllowed.String(): {"ns/other/sa/*"}} {
 		t.Run(name, func(t *testing.T) {
@@ -111,9 +114,14 @@ func TestEdgesOfLies(t *testing.T) {
 			} {
 				h := honest
 				lie(&h)
+				told := fmt.Sprintf("says that %v dials %v", h.Client, h.Destination)
 				if got, err := s.say(server, appendHeader(nil, h)); string(got) != string(rune(statusNotAllowed)) {
 					t.Errorf("got %q, %v", got, err)
 				}
+				server.logged(told, func(l api.Connection) bool {
+					return l.Source == l.TLS.Remote && l.Source.Addr() == s.ip && l.Destination == l.TLS.Local && !l.Dialled.IsValid() &&
+						l.Reason == name && strings.Contains(l.Error, told)
+				})
 			}
 			e := server.oneEdge("all lies", func(e api.Edge) bool { return e.Connections == 4 })
 			if e.Source != s.ip || e.Destination != netip.AddrPortFrom(server.ip, api.PeerPort) || e.Dialled.IsValid() ||

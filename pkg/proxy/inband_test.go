@@ -266,7 +266,9 @@ func TestInbandPeerRefuses(t *testing.T) {
 			if string(got) != string(rune(statusNotAllowed)) {
 				t.Errorf("got %q, %v", got, err)
 			}
-			line := server.logged("the refusal", func(l api.Connection) bool { return strings.Contains(l.Error, c.log) && l.Source == h.Client })
+			line := server.logged("the refusal", func(l api.Connection) bool {
+				return strings.Contains(l.Error, c.log) && strings.Contains(l.Error, h.Client.String())
+			})
 			if line.Reason != traffic.Forbidden.String() || line.Destination != c.at || line.Received != 0 {
 				t.Errorf("logged %+v", line)
 			}

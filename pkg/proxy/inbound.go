@@ -159,19 +159,20 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 // it, and returns what reads from there. If reach fails, it has ended c.
 func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certificate) (*plainReader, error) {
 	untrue := s.allowed(h, leaf, c.line.Wire, p.ports)
-	c.untrue = untrue != nil
+	if untrue != nil {
+		untrue = fmt.Errorf("%w: the peer says that %v dials %v", untrue, h.Client, h.Destination)
+		// What is certain is where the peer's gateway and this one have met.
+		c.line.Source, c.line.Destination, c.line.Dialled = c.line.TLS.Remote, c.line.TLS.Local, netip.AddrPort{}
+	}
 	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
-		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
-		return nil, err
+		return nil, p.deny(c, traffic.IdentityNotAllowed, err, untrue)
 	}
 	if err := c.countPeer(); err != nil {
-		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
-		return nil, err
+		return nil, p.deny(c, traffic.TooManyConnections, err, untrue)
 	}
 	if untrue != nil {
-		p.decline(c, statusNotAllowed, traffic.Forbidden, untrue)
-		return nil, untrue
+		return nil, p.deny(c, traffic.Forbidden, untrue, nil)
 	}
 	// This client has a gateway.
 	p.peers.forget(h.Client.Addr())
@@ -374,6 +375,15 @@ func (p *Proxy) handedOver(app stream) error {
 func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err error) {
 	p.answer(c, answer)
 	c.closeRefused(reason, err)
+}
+
+// deny declines what the peer may not do, because of err and, if there is one, of another error as well. It returns both.
+func (p *Proxy) deny(c *connection, reason traffic.Reason, err, other error) error {
+	if other != nil {
+		err = fmt.Errorf("%w; %w", err, other)
+	}
+	p.decline(c, statusNotAllowed, reason, err)
+	return err
 }
 
 // answer sends a status and the end of TLS. The peer may have gone away.

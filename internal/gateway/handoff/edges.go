@@ -76,8 +76,7 @@ func ServeEdges(ctx context.Context, ln net.Listener, read func() api.Edges) err
 	}
 }
 
-// encodeEdges returns edges in at most limit bytes. If there are too many, those that were not
-// seen for longest are left out.
+// encodeEdges returns edges in at most limit bytes, as many as that allows.
 func encodeEdges(edges api.Edges, limit int) []byte {
 	for {
 		text, err := json.Marshal(edges)
@@ -87,11 +86,7 @@ func encodeEdges(edges api.Edges, limit int) []byte {
 		if len(text) <= limit || len(edges.Edges) == 0 {
 			return text
 		}
-		kept := len(edges.Edges) * 3 / 4
-		for _, e := range edges.Edges[kept:] {
-			edges.Forgotten += e.Connections
-		}
-		edges.Edges = edges.Edges[:kept]
+		edges.Bound(len(edges.Edges) * 3 / 4)
 	}
 }
 

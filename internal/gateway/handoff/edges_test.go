@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,23 @@ func TestEdgesAnswerIsBounded(t *testing.T) {
 	got := must.Get(parseEdges(text))(t)
 	if n := uint64(len(got.Edges)); n == 0 || got.Forgotten != 7+3*(api.MaxEdges-n) {
 		t.Errorf("%d edges, %d forgotten", n, got.Forgotten)
+	}
+}
+
+// TestEdgesAnswerLeavesOutThoseOfTheLargestHolder: a peer whose name is long and that was seen last displaces its own.
+func TestEdgesAnswerLeavesOutThoseOfTheLargestHolder(t *testing.T) {
+	edges := someEdges(api.MaxEdges)
+	own := edges.Edges[api.MaxEdges-20:]
+	for i := range own {
+		own[i].Direction, own[i].LastSeen = api.Outbound, time.Time{}
+	}
+	for i := range edges.Edges[:api.MaxEdges-20] {
+		edges.Edges[i].Direction, edges.Edges[i].Peer = api.Inbound, strings.Repeat("x", maxEdgeWords)
+	}
+	got := must.Get(parseEdges(encodeEdges(edges, api.MaxEdgesAnswer)))(t)
+	left := slices.DeleteFunc(got.Edges, func(e api.Edge) bool { return e.Direction == api.Inbound })
+	if len(left) != len(own) {
+		t.Errorf("%d of the %d edges of the pod itself are left", len(left), len(own))
 	}
 }
 

@@ -152,7 +152,10 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 		return err
 	}
 	revoked, err := s.revocations(m, issued.Revoked, roots)
-	if err != nil {
+	if errors.Is(err, errLost) {
+		// The certificate need not wait until that is mended.
+		s.Log.Error("what is revoked stays as it was", "error", err)
+	} else if err != nil {
 		return err
 	}
 	if err := s.exchange(config, func(m *handoff.Material) {
@@ -179,14 +182,21 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	return nil
 }
 
+// errLost means that a new list does not revoke what an older one does: whoever signed it was shown one that is older still.
+var errLost = errors.New("the new list of what is revoked is not used, as it has lost something")
+
 // revocations returns the newest of the lists that m has and of those that were sent, as far as roots
-// vouch for them: no list is replaced by an older one.
+// vouch for them: no list is replaced by an older one. With errLost it returns those that m has.
 func (s *supervisor) revocations(m *handoff.Material, sent []byte, roots []*x509.Certificate) (*ca.Revocations, error) {
 	trustDomain := s.settings.config.TrustDomain
 	kept, _ := ca.ReadableRevocations(m.Revoked, roots, trustDomain)
 	brought, err := ca.ParseRevocations(sent, roots, trustDomain)
 	if err != nil {
 		return nil, err
+	}
+	if lost := kept.Lost(brought); len(lost) > 0 {
+		return kept, api.WithHint(fmt.Errorf("%w: %s (%d in all)", errLost, lost[0].String(), len(lost)),
+			"somebody has put an older list into the trust bundle's ConfigMap, or taken the list away: revoke again what was revoked before")
 	}
 	return kept.Newest(brought), nil
 }

@@ -443,6 +443,15 @@ func TestRevocations(t *testing.T) {
 	}
 	expect(second)
 
+	// Somebody has shown the authority an older list as the last.
+	forked := must.Get(signer.Revoke(first, []ca.Revocation{{Serial: "c3", At: now, Until: now.Add(time.Hour)}}, now.Add(time.Minute)))(t)
+	if err := trust(forked, root.Cert); !errors.Is(err, errLost) || !strings.Contains(err.Error(), "certificate b2") {
+		t.Errorf("a newer list that lacks what is revoked: %v", err)
+	}
+	expect(second)
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(issue(t, root, request(t, s), nil)), Bundle: pemOf(root.Cert), Revoked: forked.Encode()}))
+	expect(second)
+
 	// A certificate brings the lists as well.
 	own := issue(t, root, request(t, s), nil)
 	third := revoke(second, own.SerialNumber.Text(16))

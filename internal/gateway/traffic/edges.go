@@ -11,10 +11,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// maxStrangers is how many of api.MaxEdges may belong to unauthenticated clients: a sender of
-// SYNs from many addresses must not push out the edges of the pod's own traffic.
-const maxStrangers = api.MaxEdges / 4
-
 // Key is what the connections of an edge have in common. See api.Edge for the fields.
 type Key struct {
 	Direction            Direction
@@ -24,16 +20,15 @@ type Key struct {
 	Verdict, Reason      string
 }
 
-// stranger reports whether an unauthenticated client can make such an edge.
-func (k *Key) stranger() bool { return k.Direction == Inbound && k.Peer == "" }
-
-// holder returns whose edge it is: that of the peer that has connected, which chooses what there is to
-// tell of that, or the pod's own (empty).
+// holder is api.EdgeHolder of the edge.
 func (k *Key) holder() string {
-	if k.Direction == Outbound {
-		return ""
-	}
-	return k.Peer
+	holder, _ := api.EdgeHolder(k.Direction.String(), k.Peer)
+	return holder
+}
+
+func (k *Key) stranger() bool {
+	_, stranger := api.EdgeHolder(k.Direction.String(), k.Peer)
+	return stranger
 }
 
 // Edge sums up the connections of a key.
@@ -67,7 +62,7 @@ type Edges struct {
 }
 
 // NewEdges returns an empty table with room for api.MaxEdges.
-func NewEdges() *Edges { return newEdges(api.MaxEdges, maxStrangers) }
+func NewEdges() *Edges { return newEdges(api.MaxEdges, api.MaxEdgesOfStrangers) }
 
 func newEdges(max, maxStrangers int) *Edges {
 	return &Edges{since: time.Now(), edges: make(map[Key]*Edge), known: newRoom(max - maxStrangers), strangers: newRoom(maxStrangers)}

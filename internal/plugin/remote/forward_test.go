@@ -31,6 +31,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -223,5 +224,7 @@ func TestForwards(t *testing.T) {
 func newForwarder(t *testing.T, host string) *forwarder {
 	t.Helper()
 	config := &rest.Config{Host: host}
+	// As the plugin has it: a server that refuses a protocol is not asked again.
+	config.Wrap(resend.Transport)
 	return &forwarder{config: config, kube: must.Get(kubernetes.NewForConfig(config))(t)}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // pauses are the pauses between tries: at most four more tries within about five
@@ -56,7 +57,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 // repeatable reports whether a request may be carried out twice. Patches and deletions
 // are idempotent. Reviews, which are created by POST, and dry runs change nothing.
 func repeatable(request *http.Request) bool {
-	if request.Body != nil && request.GetBody == nil || strings.HasSuffix(request.URL.Path, "/exec") || request.Header.Get("Upgrade") != "" {
+	if request.Body != nil && request.GetBody == nil || upgrades(request) {
 		return false
 	}
 	switch request.Method {
@@ -68,6 +69,12 @@ func repeatable(request *http.Request) bool {
 		return strings.HasSuffix(request.URL.Path, "/selfsubjectaccessreviews") || request.URL.Query().Get("dryRun") == "All"
 	}
 	return false
+}
+
+// upgrades reports whether a request asks for another protocol: who makes it falls back to an older one where that is refused,
+// and has changed the request by then. client-go adds Upgrade further below, SPDY's to a POST, which is not repeated anyway.
+func upgrades(request *http.Request) bool {
+	return request.Header.Get("Upgrade") != "" || len(request.Header[wsstream.WebSocketProtocolHeader]) > 0
 }
 
 // failed reports whether another try may succeed. client-go handles answers with

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -31,6 +33,8 @@ func TestResend(t *testing.T) {
 		{"replacement", "PUT", "/api/v1/namespaces/x/secrets/y", "the body", status(500), 1, 500},
 		{"review", "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "the body", status(500), 3, 200},
 		{"exec", "POST", "/api/v1/namespaces/x/pods/y/exec", "the body", status(500), 1, 500},
+		{"WebSocket to run a command", "GET", "/api/v1/namespaces/x/pods/y/exec", "", status(500), 1, 500},
+		{"WebSocket to forward a port", "GET", "/api/v1/namespaces/x/pods/y/portforward", "", status(500), 1, 500},
 		{"refusal", "PATCH", "/api/v1/namespaces/x/pods/y", "the body", status(403), 1, 403},
 		{"for client-go", "PATCH", "/api/v1/namespaces/x/pods/y", "the body", func(w http.ResponseWriter) {
 			w.Header().Set("Retry-After", "1")
@@ -49,6 +53,10 @@ func TestResend(t *testing.T) {
 			}))
 			defer server.Close()
 			request := must.Get(http.NewRequestWithContext(t.Context(), test.method, server.URL+test.path, strings.NewReader(test.body)))(t)
+			if strings.HasPrefix(test.name, "WebSocket") {
+				// As client-go does it; what else belongs to an upgrade is added below.
+				request.Header[wsstream.WebSocketProtocolHeader] = []string{"v5.channel.k8s.io"}
+			}
 			// No connection of its own is tried again by net/http.
 			response, err := Transport(&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 			code := 0

@@ -1,0 +1,364 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+)
+
+// forger is the client of a TLS connection that writes whatever it likes under its keys (RFC 8446, sections 5.2, 5.3 and 7).
+type forger struct {
+	suite  uint16
+	secret []byte
+	aead   cipher.AEAD
+	iv     []byte
+	number uint64
+	wire   []byte
+}
+
+func (f *forger) hash() func() hash.Hash {
+	if f.suite == tls.TLS_AES_256_GCM_SHA384 {
+		return sha512.New384
+	}
+	return sha256.New
+}
+
+// derive is HKDF-Expand-Label with an empty context.
+func (f *forger) derive(t testing.TB, label string, size int) []byte {
+	t.Helper()
+	info := append(binary.BigEndian.AppendUint16(nil, uint16(size)), byte(len("tls13 "+label)))
+	return must.Get(hkdf.Expand(f.hash(), f.secret, string(append(info, "tls13 "+label+"\x00"...)), size))(t)
+}
+
+// use takes the keys of a secret.
+func (f *forger) use(t testing.TB, secret []byte) {
+	t.Helper()
+	f.secret, f.number = secret, 0
+	f.iv = f.derive(t, "iv", 12)
+	if f.suite == tls.TLS_CHACHA20_POLY1305_SHA256 {
+		f.aead = must.Get(chacha20poly1305.New(f.derive(t, "key", chacha20poly1305.KeySize)))(t)
+		return
+	}
+	size := 16
+	if f.suite == tls.TLS_AES_256_GCM_SHA384 {
+		size = 32
+	}
+	f.aead = must.Get(cipher.NewGCM(must.Get(aes.NewCipher(f.derive(t, "key", size)))(t)))(t)
+}
+
+// seal appends a record with content of a type, and padding.
+func (f *forger) seal(kind byte, content []byte, padding int) {
+	inner := append(append(bytes.Clone(content), kind), make([]byte, padding)...)
+	header := binary.BigEndian.AppendUint16([]byte{23, 3, 3}, uint16(len(inner)+f.aead.Overhead()))
+	nonce := bytes.Clone(f.iv)
+	for i, b := range binary.BigEndian.AppendUint64(nil, f.number) {
+		nonce[len(nonce)-8+i] ^= b
+	}
+	f.number++
+	f.wire = f.aead.Seal(append(f.wire, header...), nonce, inner, header)
+}
+
+const (
+	kindAlert     = 21
+	kindHandshake = 22
+	kindData      = 23
+)
+
+// step writes what one step of a program stands for.
+func (f *forger) step(t testing.TB, op, arg byte) {
+	t.Helper()
+	content := func(n int) []byte { return bytes.Repeat([]byte{op, arg, byte(f.number)}, n/3+1)[:n] }
+	size := int(arg) << 6
+	switch op % 18 {
+	case 0, 1, 2:
+		f.seal(kindData, content(maxRecordPayload), 0)
+	case 3:
+		f.seal(kindData, content(size+1), 0)
+	case 4:
+		for i := range int(arg) {
+			f.seal(kindData, content(i+1), 0)
+		}
+	case 5:
+		f.seal(kindData, nil, 0)
+	case 6:
+		f.seal(kindData, content(size/2), size/2)
+	case 7, 8: // a key update, which wants one in return or not
+		update := []byte{24, 0, 0, 1, op % 18 & 1}
+		if cut := int(arg) % 8; cut > 0 && cut < len(update) {
+			f.seal(kindHandshake, update[:cut], 0)
+			update = update[cut:]
+		}
+		f.seal(kindHandshake, update, 0)
+		f.use(t, f.derive(t, "traffic upd", len(f.secret)))
+	case 9: // too much in one record
+		f.seal(kindData, content(maxRecordPayload+1+int(arg)), 0)
+	case 10: // a wrong tag
+		f.seal(kindData, content(size+1), 0)
+		f.wire[len(f.wire)-1-int(arg)%16] ^= 1
+	case 11: // other bytes than were sealed
+		f.seal(kindData, content(size+1), 0)
+		f.wire[len(f.wire)-17] ^= 0x80
+	case 12:
+		f.seal(kindAlert, []byte{1, 0}, 0) // close_notify
+	case 13:
+		f.seal(kindAlert, []byte{1, 90}, 0) // user_canceled
+	case 14:
+		f.seal(kindAlert, []byte{2, arg}, 0)
+	case 15:
+		f.wire = append(f.wire, 20, 3, 3, 0, 1, arg) // in the clear
+	case 16:
+		f.wire = append(f.wire, content(int(arg))...)
+	case 17:
+		f.wire = append(f.wire, record(0)...)
+	}
+}
+
+// keyLog has the secrets of a client.
+type keyLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *keyLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *keyLog) secret(t testing.TB) []byte {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.text.String()) {
+		if words := strings.Fields(line); words[0] == "CLIENT_TRAFFIC_SECRET_0" {
+			return must.Get(hex.DecodeString(words[2]))(t)
+		}
+	}
+	t.Fatal("no secret")
+	return nil
+}
+
+// forge shakes hands with secured, which reads from the other end of far, and returns what program stands for on the wire.
+func forge(t testing.TB, secured *tls.Conn, far net.Conn, program []byte) []byte {
+	t.Helper()
+	log := &keyLog{}
+	client := tls.Client(far, &tls.Config{InsecureSkipVerify: true, KeyLogWriter: log, CurvePreferences: []tls.CurveID{tls.X25519}})
+	done := make(chan error, 1)
+	go func() { done <- client.Handshake() }()
+	must.Do(t, secured.Handshake())
+	must.Do(t, <-done)
+	f := &forger{suite: client.ConnectionState().CipherSuite}
+	f.use(t, log.secret(t))
+	for ; len(program) >= 2; program = program[2:] {
+		f.step(t, program[0], program[1])
+	}
+	return f.wire
+}
+
+// cutConn is a socket whose end is errTruncated, as a recordConn has it.
+type cutConn struct{ net.Conn }
+
+func (c cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return n, err
+}
+
+// readPlainly returns what crypto/tls alone makes of a program.
+func readPlainly(t testing.TB, config *tls.Config, program []byte) (got []byte, err error) {
+	t.Helper()
+	near, far := sockets(t)
+	secured := tls.Server(cutConn{near}, config)
+	wire := forge(t, secured, far, program)
+	go func() {
+		_, _ = far.Write(wire) // it may be refused before its end
+		_ = far.CloseWrite()
+	}()
+	for b := make([]byte, 1<<20); err == nil; {
+		var n int
+		n, err = secured.Read(b)
+		got = append(got, b[:n]...)
+	}
+	return got, err
+}
+
+// readByRecords returns what a recordConn makes of it, whose bytes come in pieces of a size, and which waits for as many as given
+// before it decrypts. It reads as unseal does.
+func readByRecords(t testing.TB, config *tls.Config, program []byte, piece int, waits []int) (got []byte, inPlace int, err error) {
+	t.Helper()
+	c, far := newTestRecordConn(t)
+	secured := tls.Server(c, config)
+	wire := forge(t, secured, far, program)
+	must.Do(t, c.flush())
+	c.startRelay()
+	c.pace.class = classBulk
+	go func() {
+		for rest := wire; len(rest) > 0; {
+			n := min(piece, len(rest))
+			if _, err := far.Write(rest[:n]); err != nil {
+				return
+			}
+			rest = rest[n:]
+		}
+		_ = far.CloseWrite()
+	}()
+	// The other direction goes on meanwhile, key updates of it included.
+	done, wrote := make(chan struct{}), make(chan struct{})
+	defer func() { close(done); <-wrote }()
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	go func() {
+		defer close(wrote)
+		for b := make([]byte, 100); ; {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := secured.Write(b); err != nil || c.flush() != nil {
+				return
+			}
+		}
+	}()
+	for turn, more := 0, true; ; turn++ {
+		if !more {
+			// A deadline in the middle of a record costs nothing.
+			must.Do(t, c.conn.SetReadDeadline(past()))
+			if err := c.awaitRecord(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return got, inPlace, err
+			}
+			must.Do(t, c.conn.SetReadDeadline(time.Time{}))
+			for c.buffered() < waits[turn%len(waits)] && c.fill() == nil {
+			}
+			if err := c.awaitRecord(); err != nil {
+				return got, inPlace, err
+			}
+		}
+		records := c.in
+		b, n, readErr := c.decrypt(secured, nil)
+		if b == records {
+			inPlace++
+		}
+		got = append(got, b.b[:n]...)
+		// Whoever has it next may overwrite it.
+		clear(b.b)
+		c.pools.put(b)
+		more = readErr == nil
+		if raw := bufferOf[bytes.Buffer](secured, "rawInput"); raw.Cap() > 2*maxRecordBody {
+			t.Fatalf("the TLS connection holds %d bytes", raw.Cap())
+		}
+		if readErr != nil && readErr != error(errNoRecord) {
+			return got, inPlace, readErr
+		}
+	}
+}
+
+// sameReading compares the two, and returns how often records were decrypted in place.
+func sameReading(t testing.TB, config *tls.Config, program []byte, piece int, waits []int) int {
+	t.Helper()
+	want, wantErr := readPlainly(t, config, program)
+	got, inPlace, err := readByRecords(t, config, program, piece, waits)
+	if !bytes.Equal(got, want) {
+		t.Errorf("program %x in pieces of %d: got %d bytes, want %d", program, piece, len(got), len(want))
+	}
+	if errors.Is(err, errTruncated) && errors.Is(wantErr, errTruncated) {
+		return inPlace
+	}
+	if err.Error() != wantErr.Error() {
+		t.Errorf("program %x in pieces of %d: got %v, want %v", program, piece, err, wantErr)
+	}
+	return inPlace
+}
+
+func forgersServer(t testing.TB) *tls.Config {
+	t.Helper()
+	return &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue(t, []netip.Addr{podAddress()}, nil)}, SessionTicketsDisabled: true}
+}
+
+// TestDecryptAsTLSDoes: whatever a peer writes under its keys, and however it comes, the application gets the bytes and the
+// connection the error that crypto/tls alone would give, and nothing of a record whose tag is wrong.
+func TestDecryptAsTLSDoes(t *testing.T) {
+	config := forgersServer(t)
+	bulk := bytes.Repeat([]byte{0, 1}, 6)
+	after := func(steps ...byte) []byte { return append(append(bytes.Clone(bulk), steps...), bulk...) }
+	inPlace := 0
+	for name, program := range map[string][]byte{
+		"data":                         bulk,
+		"a key update":                 after(7, 0),
+		"a key update that wants one":  after(8, 0),
+		"a key update in two records":  after(7, 3),
+		"many key updates":             after(7, 0, 3, 9, 8, 0, 3, 9, 7, 1, 8, 2),
+		"an empty record":              after(5, 0),
+		"many empty records":           after(bytes.Repeat([]byte{5, 0}, 40)...),
+		"a record that is padding":     after(6, 0, 6, 100),
+		"small ones":                   after(4, 255),
+		"one that is too large":        after(9, 0),
+		"one that is much too large":   after(9, 250),
+		"a wrong tag":                  after(10, 200),
+		"a wrong byte":                 after(11, 200),
+		"an end and more":              after(12, 0),
+		"an end":                       append(bytes.Clone(bulk), 12, 0),
+		"a warning":                    after(13, 0),
+		"an alert":                     after(14, 42),
+		"change_cipher_spec":           after(15, 1),
+		"no record":                    after(16, 200),
+		"a record without anything":    after(17, 0),
+		"a part of a message and data": append(bytes.Clone(bulk), 7, 3)[:13],
+	} {
+		for _, piece := range []int{1 << 20, 16000} {
+			for _, waits := range [][]int{{0}, {500 << 10}, {fromInPlace, 100_000, 0}} {
+				t.Run(fmt.Sprint(name, " ", piece, waits), func(t *testing.T) { inPlace += sameReading(t, config, program, piece, waits) })
+			}
+		}
+	}
+	if inPlace == 0 {
+		t.Error("never in place")
+	}
+	// Every place at which a read can end.
+	small := []byte{3, 0, 7, 0, 3, 1, 5, 0, 8, 2, 3, 1, 12, 0}
+	for piece := 1; piece < 40; piece++ {
+		sameReading(t, config, small, piece, []int{0})
+	}
+}
+
+// FuzzDecrypt is that for programs that nobody has thought of.
+func FuzzDecrypt(f *testing.F) {
+	config := forgersServer(f)
+	random := mathrand.New(mathrand.NewPCG(3, 4))
+	for range 40 {
+		program := bytes.Repeat([]byte{0, 0}, 1+random.IntN(8))
+		for range random.IntN(20) {
+			program = append(program, byte(random.IntN(18)), byte(random.IntN(256)))
+		}
+		f.Add(program, uint16(random.IntN(1<<16)), uint16(random.IntN(1<<16)))
+	}
+	f.Fuzz(func(t *testing.T, program []byte, piece, wait uint16) {
+		program = program[:min(len(program), 80)]
+		sameReading(t, config, program, max(100, int(piece)), []int{int(wait) << 3, int(wait), 0})
+	})
+}
