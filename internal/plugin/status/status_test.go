@@ -94,7 +94,7 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
-		Log:     api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit}}
+		Log: api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit}}
 }
 
 // example has a pod for every state.
