@@ -16,8 +16,8 @@ const heldConnections = 1000
 
 // measureMemory starts a side afresh, because what a process has done before
 // decides how much memory it keeps. settle is how long the processes are left
-// alone before they are looked at idle; with connections it is four times that. rest is how long they are left alone
-// after traffic; 0 leaves that out.
+// alone before they are looked at idle. With connections it is six times that: by then they have parked, and what that
+// frees is given back. rest is how long they are left alone after traffic; 0 leaves that out.
 func measureMemory(ctx context.Context, name, program, like string, held int, settle, rest time.Duration) (found []value, err error) {
 	s, err := newSide(ctx, name, program, like)
 	if err != nil {
@@ -49,7 +49,7 @@ func measureMemory(ctx context.Context, name, program, like string, held int, se
 	if _, err := s.client.ask(ctx, order{Op: opHold, Target: s.target, Workers: held}); err != nil {
 		return nil, err
 	}
-	outHeld, inHeld, err := look(4 * settle)
+	outHeld, inHeld, err := look(6 * settle)
 	if err != nil {
 		return nil, err
 	}
