@@ -46,7 +46,7 @@ func measureMemory(ctx context.Context, p plan, name string, rest time.Duration)
 	if _, err := s.client.ask(ctx, order{Op: opHold, Target: s.target, Workers: p.Held}); err != nil {
 		return nil, err
 	}
-	outHeld, inHeld, err := look(4 * p.Settle)
+	outHeld, inHeld, err := look(6 * p.Settle)
 	if err != nil {
 		return nil, err
 	}

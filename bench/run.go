@@ -23,7 +23,8 @@ type plan struct {
 	Groups   []string
 	Sides    []string
 	// Held is how many idle connections the memory is measured with, and Settle for how long processes are left
-	// alone before it is: gateways give back what starting took a second later, and idle connections park after ten.
+	// alone before it is: gateways give back what starting took a second later. With connections it is six times that: by
+	// then they have parked, and what that frees is given back.
 	Held   int
 	Settle time.Duration
 	// Rest is for how long one side, and base, is left alone after traffic, in the first round: the last line of a log may come a

@@ -114,13 +114,13 @@ func TestLoadedIsWhole(t *testing.T) {
 		message     any
 		descriptors []int
 	}{
-		"no JSON":                   {"?", all},
-		"a descriptor is missing":   {m, all[1:]},
-		"one too many":              {m, append(slices.Clone(all), maps[0])},
-		"no descriptors":            {m, nil},
-		"a map is missing":          {change(func(m *loadedMessage) { m.Maps = m.Maps[1:] }), all[1:]},
-		"a program is missing":      {change(func(m *loadedMessage) { m.Programs = m.Programs[:last] }), all[:len(all)-1]},
-		"another name":              {change(func(m *loadedMessage) { m.Maps[0] = "kgw_other" }), all},
+		"no JSON":                 {"?", all},
+		"a descriptor is missing": {m, all[1:]},
+		"one too many":            {m, append(slices.Clone(all), maps[0])},
+		"no descriptors":          {m, nil},
+		"a map is missing":        {change(func(m *loadedMessage) { m.Maps = m.Maps[1:] }), all[1:]},
+		"a program is missing":    {change(func(m *loadedMessage) { m.Programs = m.Programs[:last] }), all[:len(all)-1]},
+		"another name":            {change(func(m *loadedMessage) { m.Maps[0] = "kgw_other" }), all},
 	} {
 		before := descriptors(t)
 		must.Do(t, sendRaw(from, must.Get(json.Marshal(c.message))(t), c.descriptors))
@@ -128,7 +128,7 @@ func TestLoadedIsWhole(t *testing.T) {
 			t.Errorf("%s: received", name)
 			got.Close()
 		}
-		if after := descriptors(t); after != before {
+		if after := descriptors(t); after > before {
 			t.Errorf("%s: %d descriptors are open, and %d before", name, after, before)
 		}
 	}

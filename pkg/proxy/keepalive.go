@@ -47,15 +47,20 @@ func (p *Proxy) sweep(ctx context.Context) {
 			continue
 		}
 		ticker.Stop()
-		if p.options.Resting != nil {
-			p.options.Resting()
-		}
+		p.rest()
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.awake:
 		}
 		ticker.Reset(interval)
+	}
+}
+
+// rest says that it is time to give memory back.
+func (p *Proxy) rest() {
+	if p.options.Resting != nil {
+		p.options.Resting()
 	}
 }
 

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"os"
 	"reflect"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -317,8 +315,8 @@ func bufferOf[T any](secured *tls.Conn, name string) *T {
 // manyParked is after how many readers that have parked their stacks are given back to the operating system.
 const manyParked = 128
 
-// parkIdle has connections park that carry nothing, and idle carriers. When no more have to, what they leave behind is
-// collected. It belongs to the sweeper.
+// parkIdle has connections park that carry nothing, and idle carriers. When no more have to, it is time to give back what they leave
+// behind. It belongs to the sweeper.
 func (p *Proxy) parkIdle(open []*connection) {
 	asked := p.carriers.park(p.lot, time.Now().Add(-cmp.Or(p.options.sweep, sweepInterval)))
 	for _, c := range open {
@@ -329,9 +327,7 @@ func (p *Proxy) parkIdle(open []*connection) {
 		p.parked += asked
 	case p.parked >= manyParked:
 		p.parked = 0
-		// Pools let go of their buffers in the second collection, which is part of FreeOSMemory.
-		runtime.GC()
-		debug.FreeOSMemory()
+		p.rest()
 	}
 }
 

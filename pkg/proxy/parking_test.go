@@ -229,6 +229,33 @@ func TestGiveUpBuffers(t *testing.T) {
 	}
 }
 
+// TestParkedGiveBack: when many idle connections have parked, memory is given back while they are open.
+func TestParkedGiveBack(t *testing.T) {
+	a, rested := newAuthority(t), make(chan struct{})
+	client := newPod(t, a, func(o *Options) {
+		sweeps(o)
+		o.Resting = func() {
+			select {
+			case rested <- struct{}{}:
+			case <-t.Context().Done():
+			}
+		}
+	})
+	server := newPod(t, a, sweeps)
+	<-rested
+	destination, accept := collect(t, server.ip)
+	for range manyParked / 2 { // each has two readers
+		near := client.dial(destination)
+		bothWays(t, near, accept())
+	}
+	// While a connection is open the sweeper does not rest otherwise.
+	select {
+	case <-rested:
+	case <-time.After(patienceForTests):
+		t.Fatal("what parked connections leave behind is not given back")
+	}
+}
+
 // TestSweeperRests: when all connections and what they leave behind have ended, nothing is done any more, and memory is given
 // back, until the next connection.
 func TestSweeperRests(t *testing.T) {

@@ -86,8 +86,9 @@ type Options struct {
 	// Memory bounds connections and their buffers; nil is no bound. Whoever gives one calls
 	// FitMemory while there is traffic.
 	Memory *memory.Budget
-	// Resting is called when there has been no connection for at least five seconds, none is kept open for later, and nothing
-	// was logged: the Proxy does nothing more until there is. nil is nothing.
+	// Resting is called when it is time to give memory back: when there has been no connection for at least five seconds, none is kept
+	// open for later, and nothing was logged (the Proxy does nothing more until there is), and when many connections that
+	// carry nothing have given up what they can. nil is nothing.
 	Resting func()
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is

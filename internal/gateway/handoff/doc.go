@@ -3,6 +3,8 @@
 // Package handoff has both ends of what a supervisor hands to the processes that it starts, and
 // of what it hears from them, so that no end can change alone.
 //
+//   - A loader inherits a socket on which it hands over the eBPF programs (bpf.SendLoaded). See ForLoader and
+//     InheritLoader.
 //   - A worker inherits the counters (in memory that it shares with the supervisor), the listeners
 //     and a Channel. See ForWorker and InheritWorker.
 //   - Over the Channel the worker says that others cannot read its memory, gets the material

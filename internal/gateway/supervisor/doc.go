@@ -8,7 +8,7 @@
 //
 // The life of a gateway reads in this order: supervisor.go (start; ports.go
 // waits for ports that others hold, reserve.go keeps new connections away from them), programs.go (what goes
-// into the kernel), worker.go (one worker after the other), settings.go (what can change
+// into the kernel, by a loader: loader.go), worker.go (one worker after the other), settings.go (what can change
 // meanwhile; certificate.go for certificates), disable.go (the end; ended.go
 // keeps it from coming back). status.go is what is
 // told of it, and answer.go the requests of the control socket.
