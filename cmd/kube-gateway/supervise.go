@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -77,10 +76,8 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 	if err := confine.HideMemory(); err != nil {
 		return err
 	}
-	// It has little to do and should be small: threads that wait for work, and wake each other up, are a tenth of what its
-	// start costs.
+	// It has little to do: threads that wait for work, and wake each other up, are a tenth of what its start costs.
 	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(supervisor.GCPercent)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	terminate := make(chan struct{})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -114,7 +115,12 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Info("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
 	}
 
-	s.rest = time.AfterFunc(restAfter, memory.OwnProgram().Tidy)
+	program := memory.OwnProgram()
+	s.rest = time.AfterFunc(restAfter, func() {
+		// While it starts there would be dozens of collections.
+		debug.SetGCPercent(GCPercent)
+		program.Tidy()
+	})
 	defer s.rest.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
