@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // clusterImage is the image of this program on the cluster's nodes, and clusterProgram where it is in it.
@@ -58,6 +59,9 @@ func startOnCluster(ctx context.Context, s *side, plugin string) (err error) {
 	if err := c.makePods(ctx); err != nil {
 		return err
 	}
+	if err := c.findPods(ctx); err != nil {
+		return err
+	}
 	address, err := c.kubectl(ctx, "get", "service", podServer, "-o", "jsonpath={.spec.clusterIP}")
 	if err != nil {
 		return err
@@ -72,10 +76,11 @@ func startOnCluster(ctx context.Context, s *side, plugin string) (err error) {
 	if err := s.awaitService(ctx); err != nil {
 		return err
 	}
-	if c.gateways {
-		if err := c.enable(ctx, s.name); err != nil {
-			return err
-		}
+	if !c.gateways {
+		return nil
+	}
+	if err := c.enable(ctx, s.name); err != nil {
+		return err
 	}
 	return c.findPods(ctx)
 }
@@ -137,7 +142,8 @@ func (c *cluster) enable(ctx context.Context, name string) error {
 	return err
 }
 
-// findPods finds the cgroups of the pods, which have the UIDs of pods and the IDs of containers in their names.
+// findPods finds the cgroups of the pods and of gateways that are there, which have the UIDs of pods and the IDs of containers in their
+// names. The pods get the congestion control of the benchmark's other pods: they have inherited the machine's.
 func (c *cluster) findPods(ctx context.Context) error {
 	for i, name := range []string{podClient, podServer} {
 		text, err := c.kubectl(ctx, "get", "pod", name, "-o", "json")
@@ -163,8 +169,30 @@ func (c *cluster) findPods(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := c.pods[i].pinCongestionControl(); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// pinCongestionControl enters the pod's network namespace by one of its processes.
+func (p *clusterPod) pinCongestionControl() error {
+	lists, err := filepath.Glob(filepath.Join(p.cgroup, "*", "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			return err
+		}
+		first, _, _ := strings.Cut(string(text), "\n")
+		if pid, err := strconv.Atoi(first); err == nil {
+			return netlab.PinCongestionControl(pid)
+		}
+	}
+	return fmt.Errorf("there is no process in %s", p.cgroup)
 }
 
 // findCgroup returns the cgroup (of version 2) below root whose name has one of ids in it.

@@ -88,6 +88,21 @@ func newNamespace() (netns.NsHandle, error) {
 	return ns, err
 }
 
+// PinCongestionControl gives the network namespace of a process the congestion control that nodes have.
+func PinCongestionControl(pid int) error {
+	ns, err := netns.GetFromPid(pid)
+	if err != nil {
+		return fmt.Errorf("finding the network namespace of process %d: %w", pid, err)
+	}
+	defer ns.Close()
+	return onOwnThread(func() error {
+		if err := netns.Set(ns); err != nil {
+			return fmt.Errorf("entering the network namespace of process %d: %w", pid, err)
+		}
+		return pinCongestionControl()
+	})
+}
+
 func pinCongestionControl() error {
 	var err error
 	for _, name := range []string{"cubic", "reno"} {
