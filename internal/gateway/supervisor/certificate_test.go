@@ -424,11 +424,12 @@ func revokeSerials(t *testing.T, signer *ca.Authority, r *ca.Revocations, now ti
 // revokeMany returns more than half of what all lists together may be, and more than a pod's cgroup keeps.
 func revokeMany(t *testing.T, signer *ca.Authority) *ca.Revocations {
 	t.Helper()
-	serials := make([]string, ca.MaxRevocations)
-	for i := range serials {
-		serials[i] = fmt.Sprintf("a%039x", i)
+	now := time.Now()
+	entries := make([]ca.Revocation, ca.MaxRevocations)
+	for i := range entries {
+		entries[i] = ca.Revocation{Identity: "spiffe://td/ns/a/sa/c", Pod: fmt.Sprintf("%064d", i), At: now, Until: now.Add(time.Hour)}
 	}
-	return revokeSerials(t, signer, nil, time.Now(), serials...)
+	return must.Get(signer.Revoke(nil, entries, now))(t)
 }
 
 // refuses checks which lists a gateway has.
