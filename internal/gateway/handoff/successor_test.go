@@ -54,8 +54,9 @@ func TestNeighbours(t *testing.T) {
 		edges.Edges[i] = api.Edge{Direction: api.Inbound, Wire: api.WirePort, Verdict: api.EdgeEncrypted,
 			Source: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Destination: netip.MustParseAddrPort("10.0.0.1:80")}
 	}
+	revoked := json.RawMessage(`[{"list":"` + strings.Repeat("x", 256<<10) + `"}]`)
 	sent := []*Message{
-		{Welcome: &Welcome{Cgroups: []uint64{1, 2}, Inband: 18445, Metrics: true, Revoked: json.RawMessage(`[{"list":"` + strings.Repeat("x", 256<<10) + `"}]`)}},
+		{Welcome: &Welcome{Cgroups: []uint64{1, 2}, Inband: 18445, Metrics: true, Revoked: revoked}},
 		{Totals: &Totals{Edges: edges, Unencrypted: []api.Unencrypted{{Direction: api.Outbound, Reason: "plain\x1btext"}}}},
 		{Refused: "no\nway"},
 	}
