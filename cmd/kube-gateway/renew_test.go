@@ -19,6 +19,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -100,7 +101,12 @@ func renew(t *testing.T, g *gatewaylab.Gateway, answer sign) *api.Status {
 // trustWith runs 'kube-gateway ctl trust' with the bundle of authorities.
 func trustWith(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority) (*api.Status, error) {
 	t.Helper()
-	line := must.Get(json.Marshal(api.TrustBundle{Bundle: bundleOf(authorities...)}))(t)
+	return sendTrust(t, g, api.TrustBundle{Bundle: bundleOf(authorities...)})
+}
+
+func sendTrust(t *testing.T, g *gatewaylab.Gateway, bundle api.TrustBundle) (*api.Status, error) {
+	t.Helper()
+	line := must.Get(json.Marshal(bundle))(t)
 	stdin, toStdin := io.Pipe()
 	defer toStdin.Close()
 	go func() { _, _ = toStdin.Write(append(line, '\n')) }()
@@ -120,6 +126,18 @@ func trust(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority) {
 	if !slices.Equal(s.Cert.Authorities, want) {
 		t.Errorf("it trusts %q, want %q", s.Cert.Authorities, want)
 	}
+}
+
+// revoke has a gateway refuse the certificate that another one has now, and returns its status.
+func (l *lab) revoke(g, of *gatewaylab.Gateway) *api.Status {
+	l.t.Helper()
+	now := time.Now()
+	revoked := must.Get(l.authority.Revoke(nil, []ca.Revocation{{
+		Serial: status(l.t, of).Cert.Serial, At: now, Until: now.Add(time.Hour),
+	}}, now))(l.t)
+	s := must.Get(sendTrust(l.t, g, api.TrustBundle{Bundle: bundleOf(l.authority), Revoked: revoked.Encode()}))(l.t)
+	expect.Equal(l.t, "revocations", revoked.Numbers(), s.Cert.Revocations)
+	return s
 }
 
 // shown returns the serial number of the certificate that the gateway of a pod

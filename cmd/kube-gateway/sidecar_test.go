@@ -128,6 +128,29 @@ func TestSidecar(t *testing.T) {
 	}
 }
 
+// TestSidecarKeepsRevocations: who was revoked stays refused when the container is started again, although nobody tells
+// the next gateway in it.
+func TestSidecarKeepsRevocations(t *testing.T) {
+	l := newLab(t)
+	spec := l.sidecar(api.Strict)
+	g, peer := l.gateway(spec), l.gateway(strict(l.spec(l.b)))
+	issue := first(l, spec, new(api.Coverage).Fingerprint())
+	renew(t, g, issue)
+	l.talk(l.a, l.b.Addr(portEcho))
+	told := l.revoke(g, peer)
+	for range 2 {
+		must.Do(t, g.Signal(syscall.SIGKILL))
+		<-g.Done()
+		g = l.gateway(spec)
+		s := renew(t, g, issue)
+		expect.Equal(t, "revocations", told.Cert.Revocations, s.Cert.Revocations)
+		l.refused(l.a, l.b.Addr(portEcho), "out of the pod")
+		l.refused(l.b, l.a.Addr(portEcho), "into the pod")
+	}
+	renew(t, peer, signer(l.authority, l.spec(l.b), nil))
+	l.talk(l.a, l.b.Addr(portEcho))
+}
+
 // awaitState waits until a gateway that was launched is in a state.
 func awaitState(t *testing.T, g *gatewaylab.Gateway, state api.State) {
 	t.Helper()

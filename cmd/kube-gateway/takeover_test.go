@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -265,6 +266,25 @@ func TestTakeOverOtherSettings(t *testing.T) {
 		g = next
 	}
 	disable(t, l.a, g, time.Minute)
+}
+
+// TestTakeOverKeepsRevocations: who was revoked stays refused, although nobody tells the new gateway.
+func TestTakeOverKeepsRevocations(t *testing.T) {
+	l := newLab(t)
+	g, peer := l.gateway(strict(l.spec(l.a))), l.gateway(strict(l.spec(l.b)))
+	l.talk(l.a, l.b.Addr(portEcho))
+	told := l.revoke(g, peer)
+	l.refused(l.a, l.b.Addr(portEcho), "before")
+	for i := range 2 {
+		next := l.gateway(l.successor(strict(l.spec(l.a)), fmt.Sprint("gateway-", i)))
+		s := takeOver(t, g, next, time.Minute)
+		expect.Equal(t, "revocations", told.Cert.Revocations, s.Cert.Revocations)
+		l.refused(l.a, l.b.Addr(portEcho), "out of the pod")
+		l.refused(l.b, l.a.Addr(portEcho), "into the pod")
+		g = next
+	}
+	renew(t, peer, signer(l.authority, l.spec(l.b), nil))
+	l.talk(l.a, l.b.Addr(portEcho))
 }
 
 // relay stands between two gateways that meet, and lets one message pass at a time. It knows

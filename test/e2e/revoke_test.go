@@ -66,6 +66,15 @@ func TestRevoke(t *testing.T) {
 	}
 	refused("by a new worker")
 
+	// Somebody takes the list away from gateways that are still to come: who takes over gets it from the one before.
+	kubectl(t, "-n", "kube-system", "patch", "configmap", "kube-gateway-trust", "--type=json",
+		`--patch=[{"op": "remove", "path": "/data/revoked.json"}]`)
+	enable(t, []string{"--replace", "--wire=port"}, b)
+	if s := b.status(); len(s.Cert.Revocations) != 1 || s.Wire != api.WirePort {
+		t.Errorf("the gateway that took over is %+v", s)
+	}
+	refused("by a gateway that took over")
+
 	gateway(t, "-n", ns, "rotate", "pod/a")
 	awaitApp(t, "a new certificate is good", a.app, "talk", b.addr(portEcho), "rotated")
 }

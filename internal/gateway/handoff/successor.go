@@ -38,7 +38,7 @@ const (
 	// that has tried for longest makes room.
 	maxStrangers = 16
 	// maxMessage bounds a message between gateways, in bytes: edges, and a status without lists
-	// that the cluster determines.
+	// that the cluster determines. What is revoked comes in one without edges.
 	maxMessage = api.MaxEdgesAnswer + 256<<10
 	// maxFiles is how many files come with a message.
 	maxFiles = 2
@@ -79,6 +79,9 @@ type Welcome struct {
 	Inband uint16 `json:"inband"`
 	// Metrics says that the listener for metrics comes along.
 	Metrics bool `json:"metrics,omitempty"`
+	// Revoked are the lists that the predecessor has, as [ca.Revocations.Encode] returns them. They
+	// prove themselves: its word counts for nothing.
+	Revoked json.RawMessage `json:"revoked,omitempty"`
 }
 
 // Totals are what a gateway has counted, its own predecessors included.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,8 +54,9 @@ func TestNeighbours(t *testing.T) {
 		edges.Edges[i] = api.Edge{Direction: api.Inbound, Wire: api.WirePort, Verdict: api.EdgeEncrypted,
 			Source: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Destination: netip.MustParseAddrPort("10.0.0.1:80")}
 	}
+	revoked := json.RawMessage(`[{"list":"` + strings.Repeat("x", 256<<10) + `"}]`)
 	sent := []*Message{
-		{Welcome: &Welcome{Cgroups: []uint64{1, 2}, Inband: 18445, Metrics: true}},
+		{Welcome: &Welcome{Cgroups: []uint64{1, 2}, Inband: 18445, Metrics: true, Revoked: revoked}},
 		{Totals: &Totals{Edges: edges, Unencrypted: []api.Unencrypted{{Direction: api.Outbound, Reason: "plain\x1btext"}}}},
 		{Refused: "no\nway"},
 	}
@@ -169,6 +171,7 @@ func TestNobodyComes(t *testing.T) {
 func FuzzMessage(f *testing.F) {
 	for _, m := range []Message{
 		{Hello: &Hello{Cgroup: 1}}, {Attached: true}, {Refused: "x"}, {Welcome: &Welcome{Cgroups: []uint64{1}}},
+		{Welcome: &Welcome{Cgroups: []uint64{1}, Revoked: json.RawMessage(`[{"list":"{}","signature":"eA==","signer":"x"}]`)}},
 		{Totals: &Totals{
 			Unencrypted: []api.Unencrypted{{Direction: api.Inbound, Reason: "x"}},
 			Strangers:   []api.Stranger{{Client: netip.MustParseAddr("10.0.0.1")}},

@@ -151,11 +151,13 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if err != nil {
 		return err
 	}
-	revoked, err := s.revocations(m, issued.Revoked, roots)
-	if errors.Is(err, errLost) {
-		// The certificate need not wait until that is mended.
-		s.Log.Error("what is revoked stays as it was", "error", err)
-	} else if err != nil {
+	kept := []byte(m.Revoked)
+	if config.Sidecar && st.State == api.Uncertified {
+		kept = s.recallRevoked()
+	}
+	// The certificate need not wait until a list that cannot be used is mended.
+	revoked, err := s.usableRevocations(kept, issued.Revoked, roots)
+	if err != nil {
 		return err
 	}
 	if err := s.exchange(config, func(m *handoff.Material) {
@@ -177,28 +179,49 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 			st.State = api.Starting
 		}
 	})
+	s.keepRevoked(revoked)
 	s.keys.forget(key)
 	s.Log.Info("new certificate", "serial", chain[0].SerialNumber.Text(16), "notAfter", chain[0].NotAfter)
 	return nil
 }
 
-// errLost means that a new list does not revoke what an older one does: whoever signed it was shown one that is older still.
-var errLost = errors.New("the new list of what is revoked is not used, as it has lost something")
+// errUnused means that new lists are not used, although they were signed.
+var errUnused = errors.New("the new list of what is revoked is not used")
 
-// revocations returns the newest of the lists that m has and of those that were sent, as far as roots
-// vouch for them: no list is replaced by an older one. With errLost it returns those that m has.
-func (s *supervisor) revocations(m *handoff.Material, sent []byte, roots []*x509.Certificate) (*ca.Revocations, error) {
+// revocations returns the newest of the lists that have been in force and of those that were sent, as far
+// as roots vouch for them: no list is replaced by an older one, nor by one that does not revoke what the
+// older does, as whoever signed it was shown one that is older still. With errUnused it returns those that
+// have been in force.
+func (s *supervisor) revocations(kept, sent []byte, roots []*x509.Certificate) (*ca.Revocations, error) {
 	trustDomain := s.settings.config.TrustDomain
-	kept, _ := ca.ReadableRevocations(m.Revoked, roots, trustDomain)
+	has, refused := ca.ReadableRevocations(kept, roots, trustDomain)
+	if refused > 0 {
+		s.Log.Info("lists of what is revoked are left out: no root vouches for them", "lists", refused)
+	}
 	brought, err := ca.ParseRevocations(sent, roots, trustDomain)
 	if err != nil {
 		return nil, err
 	}
-	if lost := kept.Lost(brought); len(lost) > 0 {
-		return kept, api.WithHint(fmt.Errorf("%w: %s (%d in all)", errLost, lost[0].String(), len(lost)),
+	if lost := has.Lost(brought); len(lost) > 0 {
+		return has, api.WithHint(fmt.Errorf("%w, as it has lost something: %s (%d in all)", errUnused, lost[0].String(), len(lost)),
 			"somebody has put an older list into the trust bundle's ConfigMap, or taken the list away: revoke again what was revoked before")
 	}
-	return kept.Newest(brought), nil
+	newest := has.Newest(brought)
+	// There may be too many together.
+	if _, err := ca.ParseRevocations(newest.Encode(), roots, trustDomain); err != nil {
+		return has, fmt.Errorf("%w: %w", errUnused, err)
+	}
+	return newest, nil
+}
+
+// usableRevocations is revocations where everything else goes on with what has been in force.
+func (s *supervisor) usableRevocations(kept, sent []byte, roots []*x509.Certificate) (*ca.Revocations, error) {
+	revoked, err := s.revocations(kept, sent, roots)
+	if errors.Is(err, errUnused) {
+		s.Log.Error("what is revoked stays as it was", "error", err)
+		err = nil
+	}
+	return revoked, err
 }
 
 // installTrust replaces the trust bundle, for connections from then on, and what is revoked, for open
@@ -228,10 +251,43 @@ func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 		return api.WithHint(errors.New("the gateway's own certificate leads to none of the new roots: its peers would refuse it"),
 			"renew its certificate with the new authority first")
 	}
-	revoked, err := s.revocations(m, bundle.Revoked, roots)
+	revoked, err := s.revocations(m.Revoked, bundle.Revoked, roots)
 	if err != nil {
 		return err
 	}
+	return s.trust(m, chain, roots, revoked)
+}
+
+// inheritRevocations has this gateway begin with the lists that were in force in the one before, as if it
+// were that one. They are verified as those that are sent.
+func (s *supervisor) inheritRevocations(kept []byte) error {
+	if len(kept) == 0 {
+		return nil
+	}
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		return err
+	}
+	chain, err := parseCertificates("certificate", string(m.Cert), maxChain)
+	if err != nil {
+		return err
+	}
+	roots, err := parseBundle(string(m.CA))
+	if err != nil {
+		return err
+	}
+	revoked, err := s.usableRevocations(kept, m.Revoked, roots)
+	if err != nil {
+		return err
+	}
+	return s.trust(m, chain, roots, revoked)
+}
+
+// trust brings roots and what is revoked into force, beside m's certificate, of which chain is. It is
+// called with the lock held.
+func (s *supervisor) trust(m *handoff.Material, chain, roots []*x509.Certificate, revoked *ca.Revocations) error {
 	if string(ca.EncodeCertificates(roots)) == string(m.CA) && string(revoked.Encode()) == string(m.Revoked) {
 		return nil
 	}
@@ -241,6 +297,7 @@ func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 		return err
 	}
 	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots, revoked) })
+	s.keepRevoked(revoked)
 	s.Log.Info("new trust bundle", "authorities", ca.Fingerprints(roots), "revocations", len(revoked.Entries(time.Now())))
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -410,6 +411,35 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
+// revokeSerials has signer revoke certificates besides those of r.
+func revokeSerials(t *testing.T, signer *ca.Authority, r *ca.Revocations, now time.Time, serials ...string) *ca.Revocations {
+	t.Helper()
+	var entries []ca.Revocation
+	for _, serial := range serials {
+		entries = append(entries, ca.Revocation{Serial: serial, At: now, Until: now.Add(time.Hour)})
+	}
+	return must.Get(signer.Revoke(r, entries, now))(t)
+}
+
+// revokeMany returns more than half of what all lists together may be, and more than a pod's cgroup keeps.
+func revokeMany(t *testing.T, signer *ca.Authority) *ca.Revocations {
+	t.Helper()
+	now := time.Now()
+	entries := make([]ca.Revocation, ca.MaxRevocations)
+	for i := range entries {
+		entries[i] = ca.Revocation{Identity: "spiffe://td/ns/a/sa/c", Pod: fmt.Sprintf("%064d", i), At: now, Until: now.Add(time.Hour)}
+	}
+	return must.Get(signer.Revoke(nil, entries, now))(t)
+}
+
+// refuses checks which lists a gateway has.
+func refuses(t *testing.T, s *supervisor, want *ca.Revocations) {
+	t.Helper()
+	if got := s.status.Cert.Revocations; !maps.Equal(got, want.Numbers()) || !bytes.Equal(material(t, s).Revoked, want.Encode()) {
+		t.Errorf("the status says %v, want %v", got, want.Numbers())
+	}
+}
+
 // What is revoked comes with trust and with certificates, is never replaced by an older list, and goes with
 // the root of who has revoked it.
 func TestRevocations(t *testing.T) {
@@ -418,16 +448,14 @@ func TestRevocations(t *testing.T) {
 	signer := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), "td"))(t)
 	now := time.Now()
 	revoke := func(r *ca.Revocations, serial string) *ca.Revocations {
-		return must.Get(signer.Revoke(r, []ca.Revocation{{Serial: serial, At: now, Until: now.Add(time.Hour)}}, now))(t)
+		return revokeSerials(t, signer, r, now, serial)
 	}
 	trust := func(r *ca.Revocations, roots ...*x509.Certificate) error {
 		return s.installTrust(&api.TrustBundle{Bundle: pemOf(roots...), Revoked: r.Encode()})
 	}
 	expect := func(want *ca.Revocations) {
 		t.Helper()
-		if got := s.status.Cert.Revocations; !maps.Equal(got, want.Numbers()) || !bytes.Equal(material(t, s).Revoked, want.Encode()) {
-			t.Errorf("the status says %v, want %v", got, want.Numbers())
-		}
+		refuses(t, s, want)
 	}
 	first := revoke(nil, "a1")
 	second := revoke(first, "b2")
@@ -444,8 +472,8 @@ func TestRevocations(t *testing.T) {
 	expect(second)
 
 	// Somebody has shown the authority an older list as the last.
-	forked := must.Get(signer.Revoke(first, []ca.Revocation{{Serial: "c3", At: now, Until: now.Add(time.Hour)}}, now.Add(time.Minute)))(t)
-	if err := trust(forked, root.Cert); !errors.Is(err, errLost) || !strings.Contains(err.Error(), "certificate b2") {
+	forked := revokeSerials(t, signer, first, now.Add(time.Minute), "c3")
+	if err := trust(forked, root.Cert); !errors.Is(err, errUnused) || !strings.Contains(err.Error(), "certificate b2") {
 		t.Errorf("a newer list that lacks what is revoked: %v", err)
 	}
 	expect(second)
@@ -468,4 +496,72 @@ func TestRevocations(t *testing.T) {
 	}
 	must.Do(t, trust(nil, next.Cert))
 	expect(nil)
+}
+
+// TestInheritedRevocations: a gateway that takes over begins with the lists of the one before, as far as its own roots
+// vouch for them, and with what it was sent itself if that is newer.
+func TestInheritedRevocations(t *testing.T) {
+	root, other := pki.Root(t), pki.Root(t)
+	signer := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), "td"))(t)
+	second := must.Get(ca.Import(other.CertPEM(), other.KeyPEM(t), "td"))(t)
+	now := time.Now()
+	first := revokeSerials(t, signer, nil, now, "a1")
+	newer := revokeSerials(t, signer, first, now, "b2")
+	forked := revokeSerials(t, signer, first, now.Add(time.Minute), "c3")
+	of := revokeSerials(t, second, nil, now, "d4")
+	altered := bytes.Replace(newer.Encode(), []byte("b2"), []byte("b3"), 1)
+	wide, wideOf := revokeMany(t, signer), revokeMany(t, second)
+	both := []*x509.Certificate{root.Cert, other.Cert}
+	for name, c := range map[string]struct {
+		roots      []*x509.Certificate
+		kept       []byte
+		sent, want *ca.Revocations
+		says       string
+	}{
+		"nothing":                    {sent: first, want: first},
+		"nobody told it":             {kept: newer.Encode(), want: newer},
+		"the same":                   {kept: newer.Encode(), sent: newer, want: newer},
+		"it has a newer one":         {kept: first.Encode(), sent: newer, want: newer},
+		"its own is older":           {kept: newer.Encode(), sent: first, want: newer},
+		"its own has lost something": {kept: newer.Encode(), sent: forked, want: newer, says: "certificate b2"},
+		"of a root that it has not":  {kept: first.Newest(of).Encode(), want: first, says: "no root vouches"},
+		"of both roots":              {roots: both, kept: first.Encode(), sent: of, want: first.Newest(of)},
+		"altered":                    {kept: altered, sent: first, want: first, says: "no root vouches"},
+		"no lists at all":            {kept: []byte("{}"), sent: first, want: first, says: "no root vouches"},
+		"too many with those it has": {roots: both, kept: wide.Encode(), sent: wideOf, want: wide, says: "larger than"},
+		"too many of another root":   {kept: wideOf.Encode(), sent: wide, want: wide},
+	} {
+		t.Run(name, func(t *testing.T) {
+			own, trusted := newLeaf(t, root, nil), c.roots
+			if trusted == nil {
+				trusted = []*x509.Certificate{root.Cert}
+			}
+			s, log := newTestSupervisor(t, handoff.Material{
+				Cert: own.CertPEM(), Key: own.KeyPEM(t), CA: []byte(pemOf(trusted...)), Revoked: c.sent.Encode(),
+			})
+			s.status.Cert.Revocations = c.sent.Numbers()
+			must.Do(t, s.inheritRevocations(c.kept))
+			refuses(t, s, c.want)
+			if !strings.Contains(log.String(), c.says) {
+				t.Errorf("the log says %s", log)
+			}
+		})
+	}
+}
+
+// TestTooManyToKeep: a sidecar goes on with more than its pod's cgroup keeps, and says so.
+func TestTooManyToKeep(t *testing.T) {
+	root := pki.Root(t)
+	signer := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), "td"))(t)
+	wide := revokeMany(t, signer)
+	own := newLeaf(t, root, nil)
+	s, log := newTestSupervisor(t, handoff.Material{Cert: own.CertPEM(), Key: own.KeyPEM(t), CA: root.CertPEM()})
+	config := *s.settings.config
+	config.Sidecar = true
+	s.settings.config = &config
+	must.Do(t, s.installTrust(&api.TrustBundle{Bundle: pemOf(root.Cert), Revoked: wide.Encode()}))
+	refuses(t, s, wide)
+	if says := fmt.Sprintf("keeps %d bytes", maxKept); !strings.Contains(log.String(), says) || !strings.Contains(log.String(), "told anew") {
+		t.Errorf("the log says %s", log)
+	}
 }

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +23,8 @@ import (
 // successor's side.
 //
 //  1. It waits for the successor, and lets nobody change its settings once that has come.
-//  2. It tells it the cgroups of the pod's gateways, whose connections nobody captures, and sends it
-//     the listener for peers: both accept there, so that no connection is lost.
+//  2. It tells it the cgroups of the pod's gateways, whose connections nobody captures, and what is
+//     revoked, and sends it the listener for peers: both accept there, so that no connection is lost.
 //  3. It waits until the successor captures and serves, too. If the successor ends before that, this
 //     gateway removes what is left of it, and goes on.
 //  4. It detaches what sends new connections to it. Connections that are open or half open
@@ -149,8 +150,12 @@ func (s *supervisor) prepare(to *handoff.Neighbour) error {
 	if err := s.checkContainer(m.Hello.Cgroup); err != nil {
 		return err
 	}
+	revoked, err := s.revoked()
+	if err != nil {
+		return err
+	}
 	st, _ := s.snapshot()
-	welcome := handoff.Welcome{Cgroups: s.programs.Gateways(), Inband: st.Listeners.Inband}
+	welcome := handoff.Welcome{Cgroups: s.programs.Gateways(), Inband: st.Listeners.Inband, Revoked: revoked}
 	if err := s.programs.AddGateways(m.Hello.Inband, m.Hello.Cgroup); err != nil {
 		return err
 	}
@@ -175,6 +180,17 @@ func (s *supervisor) prepare(to *handoff.Neighbour) error {
 		return errors.New("the successor does not say that it serves")
 	}
 	return nil
+}
+
+// revoked returns the lists of what is revoked that are in force.
+func (s *supervisor) revoked() (json.RawMessage, error) {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		return nil, err
+	}
+	return m.Revoked, nil
 }
 
 // checkContainer returns an error unless id is the cgroup of another container of the pod.

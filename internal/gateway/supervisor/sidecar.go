@@ -14,21 +14,26 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // A sidecar comes with its pod, and differs from other gateways in this:
 //
 //   - It waits for its first certificate for good. The containers behind it start when it serves (started).
-//   - The kubelet starts its container again whenever it ends. Settings that were changed while it ran are
-//     kept at the pod's cgroup (keptAttribute). The key is kept nowhere: it waits for a certificate again, and
-//     the programs of the gateway that died keep the pod closed meanwhile if that failed closed.
+//   - The kubelet starts its container again whenever it ends. Settings that were changed while it ran, and
+//     what is revoked, are kept at the pod's cgroup. The key is kept nowhere: it waits for a certificate again,
+//     and the programs of the gateway that died keep the pod closed meanwhile if that failed closed.
 //   - One that was disabled, or has handed over, is started again as well, and does nothing any more (idle).
 
-// keptAttribute names the extended attribute of a pod's cgroup with the settings of its sidecar. As
-// endedAttribute does, it outlives the container, and not the pod or the boot of the node.
-const keptAttribute = "trusted.kube-gateway.settings"
+// These name the extended attributes of a pod's cgroup with the settings of its sidecar, and with the lists of
+// what is revoked that it has. As endedAttribute does, they outlive the container, and not the pod or the boot
+// of the node.
+const (
+	settingsAttribute = "trusted.kube-gateway.settings"
+	revokedAttribute  = "trusted.kube-gateway.revoked"
+)
 
-// maxKept bounds the attribute, in bytes (include/uapi/linux/limits.h: XATTR_SIZE_MAX).
+// maxKept bounds each attribute, in bytes (include/uapi/linux/limits.h: XATTR_SIZE_MAX).
 const maxKept = 64 << 10
 
 // keptSettings are those of a Config that change while a gateway runs, and that somebody has set.
@@ -46,41 +51,75 @@ func (s *supervisor) keep(config *api.Config) {
 	}
 	text, err := json.Marshal(keptSettings{config.Mode, config.Rules, config.LogConfig, config.Named})
 	if err == nil {
-		err = setKept(config.Pod.UID, text)
+		err = setKept(config.Pod.UID, settingsAttribute, text)
 	}
 	if err != nil {
 		s.Log.Warn("the settings are lost when the container is started again", "error", api.OneLine(err.Error()))
 	}
 }
 
-func setKept(podUID string, text []byte) error {
+// keepRevoked has the next gateway in this container refuse what is revoked from its first connection on. Where that
+// cannot be kept, what was kept before stays. It is called with the lock of the settings held.
+func (s *supervisor) keepRevoked(revoked *ca.Revocations) {
+	config, text := s.settings.config, revoked.Encode()
+	if !config.Sidecar || len(text) == 0 {
+		return
+	}
+	if err := setKept(config.Pod.UID, revokedAttribute, text); err != nil {
+		s.Log.Warn("when the container is started again, it has to be told anew what is revoked", "error", api.OneLine(err.Error()))
+	}
+}
+
+// recallRevoked returns the lists that a gateway in this container had before, as they were kept: they are
+// not verified yet.
+func (s *supervisor) recallRevoked() []byte {
+	text, err := getKept(s.settings.config.Pod.UID, revokedAttribute)
+	if err != nil {
+		s.Log.Warn("what was revoked before the container was started again is unknown", "error", api.OneLine(err.Error()))
+	}
+	return text
+}
+
+func setKept(podUID, attribute string, text []byte) error {
+	if len(text) > maxKept {
+		return fmt.Errorf("the pod's cgroup keeps %d bytes, and these are %d", maxKept, len(text))
+	}
 	pod, _, err := bpf.PodCgroup(podUID)
 	if err != nil {
 		return err
 	}
-	if err := unix.Setxattr(pod.Path, keptAttribute, text, 0); err != nil {
-		return fmt.Errorf("keeping the settings at the pod's cgroup: %w", err)
+	if err := unix.Setxattr(pod.Path, attribute, text, 0); err != nil {
+		return fmt.Errorf("keeping %s at the pod's cgroup: %w", attribute, err)
 	}
 	return nil
 }
 
-// recall returns config with the settings that a gateway in this container had before.
-func recall(config *api.Config) (*api.Config, error) {
-	pod, _, err := bpf.PodCgroup(config.Pod.UID)
+// getKept returns what setKept has kept, empty if there is nothing.
+func getKept(podUID, attribute string) ([]byte, error) {
+	pod, _, err := bpf.PodCgroup(podUID)
 	if err != nil {
-		return config, nil // load says so
+		return nil, nil // load says so
 	}
 	text := make([]byte, maxKept)
-	n, err := unix.Getxattr(pod.Path, keptAttribute, text)
+	n, err := unix.Getxattr(pod.Path, attribute, text)
 	if errors.Is(err, unix.ENODATA) {
-		return config, nil
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s at the pod's cgroup: %w", attribute, err)
+	}
+	return text[:n], nil
+}
+
+// recall returns config with the settings that a gateway in this container had before.
+func recall(config *api.Config) (*api.Config, error) {
+	text, err := getKept(config.Pod.UID, settingsAttribute)
+	if err != nil || len(text) == 0 {
+		return config, err
 	}
 	var kept keptSettings
-	if err == nil {
-		err = json.Unmarshal(text[:n], &kept)
-	}
 	next := *config
-	if err == nil {
+	if err = json.Unmarshal(text, &kept); err == nil {
 		next.Mode, next.Rules, next.LogConfig, next.Named = kept.Mode, kept.Rules, kept.Log, kept.Named
 		err = next.Validate()
 	}

@@ -19,7 +19,7 @@ import (
 //
 //  1. In standby it has its programs and its own listeners, and waits to be told. It is attached to
 //     sockets of the pod, but captures nothing.
-//  2. It meets its predecessor, and gets the listener for peers.
+//  2. It meets its predecessor, and gets the listener for peers and what is revoked.
 //  3. It starts a worker, and attaches everything beside the predecessor's programs, which come first.
 //     Until then this gateway has no connection, and an error ends it.
 //  4. It tells the predecessor, which withdraws. From here on this is the pod's gateway, whatever
@@ -109,6 +109,9 @@ func (s *supervisor) greet(p *predecessor) error {
 	}
 	if p.peer = files[0]; len(files) == 2 {
 		p.metrics = files[1]
+	}
+	if err := s.inheritRevocations(m.Welcome.Revoked); err != nil {
+		return err
 	}
 	return s.programs.AddGateways(m.Welcome.Inband, m.Welcome.Cgroups...)
 }
