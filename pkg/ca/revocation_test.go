@@ -146,10 +146,15 @@ func TestRevocationsLost(t *testing.T) {
 	id := testID("cluster.local").String()
 	soon, late := now.Add(time.Minute), now.Add(time.Hour)
 	first := must.Get(a.Revoke(nil, []Revocation{{Serial: "a1", At: now, Until: late}, {Identity: id, At: now, Until: late}, {Serial: "c3", At: now, Until: soon}}, now))(t)
-	second := must.Get(a.Revoke(first, []Revocation{{Identity: id, Pod: "uid-a", At: now, Until: late}}, now))(t)
+	second := must.Get(a.Revoke(first, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now))(t)
 	renewed := must.Get(a.Revoke(second, []Revocation{{Identity: id, At: now.Add(time.Second), Until: late}}, now))(t)
 	over := must.Get(a.Revoke(renewed, []Revocation{{Serial: "d4", At: soon, Until: late}}, soon.Add(time.Nanosecond)))(t)
 	forked := must.Get(a.Revoke(first, []Revocation{{Serial: "e5", At: late, Until: late}}, now.Add(2*time.Second)))(t)
+	// The pod is gone: 'revoke' names all of the identity.
+	wider := must.Get(a.Revoke(first, []Revocation{{Identity: id, At: now.Add(time.Second), Until: late}}, now.Add(2*time.Second)))(t)
+	before := must.Get(a.Revoke(nil, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now))(t)
+	after := must.Get(a.Revoke(nil, []Revocation{{Identity: id, At: now, Until: late}}, now.Add(2*time.Second)))(t)
+	narrower := must.Get(a.Revoke(nil, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now.Add(3*time.Second)))(t)
 	anew := must.Get(a.Revoke(nil, []Revocation{{Identity: id, At: now.Add(-time.Second), Until: late}}, now.Add(2*time.Second)))(t)
 	for name, c := range map[string]struct {
 		is, newer *Revocations
@@ -164,6 +169,9 @@ func TestRevocationsLost(t *testing.T) {
 		"over":       {second, over, nil},
 		"many later": {first, over, nil},
 		"forked":     {second, forked, []string{"cluster.local/ns/shop/sa/cart in pod uid-a"}},
+		"wider":      {second, wider, nil},
+		"too old":    {before, after, []string{"cluster.local/ns/shop/sa/cart in pod uid-a"}},
+		"narrower":   {after, narrower, []string{"cluster.local/ns/shop/sa/cart"}},
 		"anew":       {first, anew, []string{"certificate a1", "cluster.local/ns/shop/sa/cart", "certificate c3"}},
 	} {
 		var got []string
@@ -171,6 +179,42 @@ func TestRevocationsLost(t *testing.T) {
 			got = append(got, e.String())
 		}
 		expect.Equal(t, name, c.want, got)
+	}
+}
+
+// Who revokes something once more takes nothing back, however that is done: neither ends an entry earlier, nor is it about less.
+func TestRevokeAgain(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	a := must.Get(New(Options{Now: now.Add(-2 * time.Hour)}))(t)
+	id := testID("cluster.local").String()
+	minute, hour := now.Add(time.Minute), now.Add(time.Hour)
+	for name, what := range map[string]Revocation{"certificate": {Serial: "a1"}, "identity": {Identity: id}, "pod": {Identity: id, Pod: "uid-a"}} {
+		entry := func(at, until time.Time) Revocation {
+			e := what
+			e.At, e.Until = at, until
+			return e
+		}
+		for again, c := range map[string]struct{ first, second, want Revocation }{
+			"shorter": {entry(now, hour), entry(minute, minute.Add(time.Second)), entry(minute, hour)},
+			"longer":  {entry(now, minute), entry(now, hour), entry(now, hour)},
+			"earlier": {entry(minute, minute), entry(now, hour), entry(minute, hour)},
+		} {
+			if what.Serial != "" {
+				// It does not matter when.
+				c.want.At = c.first.At
+			}
+			r := must.Get(a.Revoke(nil, []Revocation{c.first}, now))(t)
+			next := must.Get(a.Revoke(r, []Revocation{c.second}, now))(t)
+			expect.Equal(t, name+", "+again, []Revocation{c.want}, next.Entries(now))
+			// A gateway that was out of reach meanwhile uses a later list.
+			later := must.Get(a.Revoke(next, []Revocation{{Serial: "b2", At: minute, Until: hour}}, minute.Add(time.Minute)))(t)
+			if lost := r.Lost(later); len(lost) > 0 {
+				t.Errorf("%s, %s: lost %v", name, again, lost)
+			}
+			if same := must.Get(a.Revoke(next, []Revocation{c.second}, now))(t); same != next {
+				t.Errorf("%s, %s: the same once more makes %v", name, again, same.Entries(now))
+			}
+		}
 	}
 }
 
