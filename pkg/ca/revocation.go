@@ -341,7 +341,8 @@ func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) 
 	return result, nil
 }
 
-// Newest returns the lists of r and other, of each authority the one with the higher number.
+// Newest returns the lists of r and other, of each authority the one with the higher number. If they would be more than may be
+// read, those are left out of which everything is over.
 func (r *Revocations) Newest(other *Revocations) *Revocations {
 	if other == nil {
 		return r
@@ -353,6 +354,9 @@ func (r *Revocations) Newest(other *Revocations) *Revocations {
 		case is.Number < list.Number:
 			r = r.without(list.signer).with(list)
 		}
+	}
+	if r != nil && len(r.lists) > maxRevocationLists {
+		return r.current(time.Now())
 	}
 	return r
 }

@@ -222,13 +222,9 @@ func TestRevokeAgain(t *testing.T) {
 // signed than are read.
 func TestRevocationsOfManyAuthorities(t *testing.T) {
 	now := time.Now()
-	root := pki.Root(t)
 	entry := []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}
 	var r *Revocations
-	for i := range maxRevocationLists + 1 {
-		key := pki.ECKey(t, elliptic.P256())
-		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
-		a := must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+	for i, a := range manyAuthorities(t) {
 		leaf := leafOf(t, a, now)
 		more, err := a.Revoke(r, entry, now)
 		if i == maxRevocationLists {
@@ -237,7 +233,7 @@ func TestRevocationsOfManyAuthorities(t *testing.T) {
 			}
 			later := now.Add(2 * time.Hour)
 			if more, err = a.Revoke(r, []Revocation{{Serial: "1", At: later, Until: later.Add(time.Hour)}}, later); err == nil {
-				expect.Equal(t, "lists when the others are over", []string{Fingerprint(pair.Cert)}, keys(sent(t, a, more).Numbers()))
+				expect.Equal(t, "lists when the others are over", []string{Fingerprint(a.chain[0])}, keys(sent(t, a, more).Numbers()))
 			}
 		}
 		must.Do(t, err)
@@ -246,6 +242,38 @@ func TestRevocationsOfManyAuthorities(t *testing.T) {
 			t.Errorf("the certificate of authority %d is not revoked", i)
 		}
 	}
+}
+
+// A gateway that has lists of former authorities takes that of the next one in place of those that are over.
+func TestNewestOfManyAuthorities(t *testing.T) {
+	now := time.Now()
+	before := now.Add(-2 * time.Hour)
+	signers := manyAuthorities(t)
+	var is *Revocations
+	for i, a := range signers[:maxRevocationLists] {
+		until := now.Add(time.Hour)
+		if i == 0 {
+			until = before.Add(time.Hour)
+		}
+		is = must.Get(a.Revoke(is, []Revocation{{Serial: "a1", At: before, Until: until}}, before))(t)
+	}
+	expect.Equal(t, "lists", maxRevocationLists, len(is.Numbers()))
+	next := must.Get(signers[maxRevocationLists].Revoke(is, []Revocation{{Serial: "a1", At: now, Until: now.Add(time.Hour)}}, now))(t)
+	expect.Equal(t, "lists of none", 0, len((*Revocations)(nil).Newest(new(Revocations)).Entries(now)))
+	expect.Equal(t, "lists of both", next.Numbers(), sent(t, signers[0], is.Newest(next)).Numbers())
+}
+
+// manyAuthorities returns authorities below one root, one more than may have a list.
+func manyAuthorities(t *testing.T) []*Authority {
+	t.Helper()
+	root := pki.Root(t)
+	all := make([]*Authority, maxRevocationLists+1)
+	for i := range all {
+		key := pki.ECKey(t, elliptic.P256())
+		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
+		all[i] = must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+	}
+	return all
 }
 
 func keys(m map[string]int64) (all []string) {
