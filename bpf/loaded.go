@@ -11,6 +11,7 @@ import (
 	"iter"
 	"net"
 	"reflect"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -107,6 +108,10 @@ func messageOf(err error) (m message) {
 	if err != nil {
 		m = message{api.OneLine(err.Error()), api.Hint(err)}
 	}
+	if len(m.Text) > maxText {
+		// The cause is at the front.
+		m.Text = strings.ToValidUTF8(m.Text[:maxText], "") + "..."
+	}
 	return m
 }
 
@@ -120,8 +125,12 @@ func (m message) error() error {
 	return api.WithHint(errors.New(m.Text), m.Hint)
 }
 
-// maxLoadedMessage bounds a message, in bytes. An error of the verifier is the longest part.
-const maxLoadedMessage = 64 << 10
+// maxLoadedMessage bounds a message, in bytes, and maxText an error in it, which may have an excerpt of the verifier's log: a
+// character takes six bytes at most in JSON.
+const (
+	maxLoadedMessage = 64 << 10
+	maxText          = 8 << 10
+)
 
 // SendLoaded gives l to the process at the other end of a packet socket, or else why there is nothing.
 func SendLoaded(to *net.UnixConn, l *Loaded, failed error) error {

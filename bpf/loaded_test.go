@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -87,6 +88,18 @@ func TestLoadedErrors(t *testing.T) {
 	from.Close()
 	if _, err := ReceiveLoaded(to); !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestLongError: of an error that is longer than a message the other process gets the front, which has the cause, and the hint.
+func TestLongError(t *testing.T) {
+	from, to := packetSockets(t)
+	for _, log := range []string{"x", "é", "<", "\n", "\xff"} {
+		failed := api.WithHint(errors.New("permission denied: "+strings.Repeat(log, 1<<20)), "take another")
+		must.Do(t, SendLoaded(from, nil, failed))
+		if _, err := ReceiveLoaded(to); err == nil || !strings.HasPrefix(err.Error(), "permission denied:") || api.Hint(err) != "take another" {
+			t.Errorf("%q: received %.100v (%s)", log, err, api.Hint(err))
+		}
 	}
 }
 

@@ -60,6 +60,13 @@ func (r *Revocation) same(other *Revocation) bool {
 	return r.Serial == other.Serial && r.Identity == other.Identity && r.Pod == other.Pod
 }
 
+// covers reports whether r is about all certificates that other is about: that of a pod that is gone is revoked again with
+// all of its identity.
+func (r *Revocation) covers(other *Revocation) bool {
+	wider := r.Identity != "" && r.Identity == other.Identity && r.Pod == ""
+	return (wider || r.same(other)) && !r.At.Before(other.At)
+}
+
 func (r *Revocation) check(trustDomain string) error {
 	switch {
 	case (r.Serial == "") == (r.Identity == ""):
@@ -278,8 +285,8 @@ func leadsTo(chain, roots []*x509.Certificate) error {
 	return err
 }
 
-// Revoke returns r with the list of a anew: what it has that is not over at now, and entries, which
-// replace those of the same certificate or identity. If that changes nothing, it returns r itself. Lists of others of which
+// Revoke returns r with the list of a anew: what it has that is not over at now, and entries. One of the same certificate or
+// identity is about as much and as long as both are. If that changes nothing, it returns r itself. Lists of others of which
 // everything is over are left out.
 // The number of the list is the seconds of now, or one more than before.
 func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) (*Revocations, error) {
@@ -293,15 +300,17 @@ func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) 
 	for _, e := range entries {
 		e.At, e.Until = e.At.UTC().Truncate(time.Second), e.Until.UTC().Truncate(time.Second)
 		i := slices.IndexFunc(next.Entries, func(is Revocation) bool { return is.same(&e) })
-		switch {
-		case i < 0:
-			next.Entries = append(next.Entries, e)
-		case e.Serial != "" || !e.At.After(next.Entries[i].At):
+		if i < 0 {
+			next.Entries, changed = append(next.Entries, e), true
 			continue
-		default:
-			next.Entries[i] = e
 		}
-		changed = true
+		is := &next.Entries[i]
+		if e.Serial == "" && e.At.After(is.At) {
+			is.At, changed = e.At, true
+		}
+		if e.Until.After(is.Until) {
+			is.Until, changed = e.Until, true
+		}
 	}
 	if !changed {
 		return r, nil
@@ -332,7 +341,8 @@ func (a *Authority) Revoke(r *Revocations, entries []Revocation, now time.Time) 
 	return result, nil
 }
 
-// Newest returns the lists of r and other, of each authority the one with the higher number.
+// Newest returns the lists of r and other, of each authority the one with the higher number. If they would be more than may be
+// read, those are left out of which everything is over.
 func (r *Revocations) Newest(other *Revocations) *Revocations {
 	if other == nil {
 		return r
@@ -344,6 +354,9 @@ func (r *Revocations) Newest(other *Revocations) *Revocations {
 		case is.Number < list.Number:
 			r = r.without(list.signer).with(list)
 		}
+	}
+	if r != nil && len(r.lists) > maxRevocationLists {
+		return r.current(time.Now())
 	}
 	return r
 }
@@ -362,7 +375,7 @@ func (r *Revocations) Lost(other *Revocations) (lost []Revocation) {
 		for _, e := range is.Entries {
 			// The number is not less than the time of signing.
 			over := e.Until.Unix() <= list.Number
-			if !over && !slices.ContainsFunc(list.Entries, func(n Revocation) bool { return n.same(&e) && !n.At.Before(e.At) }) {
+			if !over && !slices.ContainsFunc(list.Entries, func(n Revocation) bool { return n.covers(&e) }) {
 				lost = append(lost, e)
 			}
 		}

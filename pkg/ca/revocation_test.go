@@ -146,10 +146,15 @@ func TestRevocationsLost(t *testing.T) {
 	id := testID("cluster.local").String()
 	soon, late := now.Add(time.Minute), now.Add(time.Hour)
 	first := must.Get(a.Revoke(nil, []Revocation{{Serial: "a1", At: now, Until: late}, {Identity: id, At: now, Until: late}, {Serial: "c3", At: now, Until: soon}}, now))(t)
-	second := must.Get(a.Revoke(first, []Revocation{{Identity: id, Pod: "uid-a", At: now, Until: late}}, now))(t)
+	second := must.Get(a.Revoke(first, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now))(t)
 	renewed := must.Get(a.Revoke(second, []Revocation{{Identity: id, At: now.Add(time.Second), Until: late}}, now))(t)
 	over := must.Get(a.Revoke(renewed, []Revocation{{Serial: "d4", At: soon, Until: late}}, soon.Add(time.Nanosecond)))(t)
 	forked := must.Get(a.Revoke(first, []Revocation{{Serial: "e5", At: late, Until: late}}, now.Add(2*time.Second)))(t)
+	// The pod is gone: 'revoke' names all of the identity.
+	wider := must.Get(a.Revoke(first, []Revocation{{Identity: id, At: now.Add(time.Second), Until: late}}, now.Add(2*time.Second)))(t)
+	before := must.Get(a.Revoke(nil, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now))(t)
+	after := must.Get(a.Revoke(nil, []Revocation{{Identity: id, At: now, Until: late}}, now.Add(2*time.Second)))(t)
+	narrower := must.Get(a.Revoke(nil, []Revocation{{Identity: id, Pod: "uid-a", At: now.Add(time.Second), Until: late}}, now.Add(3*time.Second)))(t)
 	anew := must.Get(a.Revoke(nil, []Revocation{{Identity: id, At: now.Add(-time.Second), Until: late}}, now.Add(2*time.Second)))(t)
 	for name, c := range map[string]struct {
 		is, newer *Revocations
@@ -164,6 +169,9 @@ func TestRevocationsLost(t *testing.T) {
 		"over":       {second, over, nil},
 		"many later": {first, over, nil},
 		"forked":     {second, forked, []string{"cluster.local/ns/shop/sa/cart in pod uid-a"}},
+		"wider":      {second, wider, nil},
+		"too old":    {before, after, []string{"cluster.local/ns/shop/sa/cart in pod uid-a"}},
+		"narrower":   {after, narrower, []string{"cluster.local/ns/shop/sa/cart"}},
 		"anew":       {first, anew, []string{"certificate a1", "cluster.local/ns/shop/sa/cart", "certificate c3"}},
 	} {
 		var got []string
@@ -174,17 +182,49 @@ func TestRevocationsLost(t *testing.T) {
 	}
 }
 
+// Who revokes something once more takes nothing back, however that is done: neither ends an entry earlier, nor is it about less.
+func TestRevokeAgain(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	a := must.Get(New(Options{Now: now.Add(-2 * time.Hour)}))(t)
+	id := testID("cluster.local").String()
+	minute, hour := now.Add(time.Minute), now.Add(time.Hour)
+	for name, what := range map[string]Revocation{"certificate": {Serial: "a1"}, "identity": {Identity: id}, "pod": {Identity: id, Pod: "uid-a"}} {
+		entry := func(at, until time.Time) Revocation {
+			e := what
+			e.At, e.Until = at, until
+			return e
+		}
+		for again, c := range map[string]struct{ first, second, want Revocation }{
+			"shorter": {entry(now, hour), entry(minute, minute.Add(time.Second)), entry(minute, hour)},
+			"longer":  {entry(now, minute), entry(now, hour), entry(now, hour)},
+			"earlier": {entry(minute, minute), entry(now, hour), entry(minute, hour)},
+		} {
+			if what.Serial != "" {
+				// It does not matter when.
+				c.want.At = c.first.At
+			}
+			r := must.Get(a.Revoke(nil, []Revocation{c.first}, now))(t)
+			next := must.Get(a.Revoke(r, []Revocation{c.second}, now))(t)
+			expect.Equal(t, name+", "+again, []Revocation{c.want}, next.Entries(now))
+			// A gateway that was out of reach meanwhile uses a later list.
+			later := must.Get(a.Revoke(next, []Revocation{{Serial: "b2", At: minute, Until: hour}}, minute.Add(time.Minute)))(t)
+			if lost := r.Lost(later); len(lost) > 0 {
+				t.Errorf("%s, %s: lost %v", name, again, lost)
+			}
+			if same := must.Get(a.Revoke(next, []Revocation{c.second}, now))(t); same != next {
+				t.Errorf("%s, %s: the same once more makes %v", name, again, same.Entries(now))
+			}
+		}
+	}
+}
+
 // Authorities may follow each other below one root. Their lists stay as long as they are about something, and no more are
 // signed than are read.
 func TestRevocationsOfManyAuthorities(t *testing.T) {
 	now := time.Now()
-	root := pki.Root(t)
 	entry := []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}
 	var r *Revocations
-	for i := range maxRevocationLists + 1 {
-		key := pki.ECKey(t, elliptic.P256())
-		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
-		a := must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+	for i, a := range manyAuthorities(t) {
 		leaf := leafOf(t, a, now)
 		more, err := a.Revoke(r, entry, now)
 		if i == maxRevocationLists {
@@ -193,7 +233,7 @@ func TestRevocationsOfManyAuthorities(t *testing.T) {
 			}
 			later := now.Add(2 * time.Hour)
 			if more, err = a.Revoke(r, []Revocation{{Serial: "1", At: later, Until: later.Add(time.Hour)}}, later); err == nil {
-				expect.Equal(t, "lists when the others are over", []string{Fingerprint(pair.Cert)}, keys(sent(t, a, more).Numbers()))
+				expect.Equal(t, "lists when the others are over", []string{Fingerprint(a.chain[0])}, keys(sent(t, a, more).Numbers()))
 			}
 		}
 		must.Do(t, err)
@@ -202,6 +242,38 @@ func TestRevocationsOfManyAuthorities(t *testing.T) {
 			t.Errorf("the certificate of authority %d is not revoked", i)
 		}
 	}
+}
+
+// A gateway that has lists of former authorities takes that of the next one in place of those that are over.
+func TestNewestOfManyAuthorities(t *testing.T) {
+	now := time.Now()
+	before := now.Add(-2 * time.Hour)
+	signers := manyAuthorities(t)
+	var is *Revocations
+	for i, a := range signers[:maxRevocationLists] {
+		until := now.Add(time.Hour)
+		if i == 0 {
+			until = before.Add(time.Hour)
+		}
+		is = must.Get(a.Revoke(is, []Revocation{{Serial: "a1", At: before, Until: until}}, before))(t)
+	}
+	expect.Equal(t, "lists", maxRevocationLists, len(is.Numbers()))
+	next := must.Get(signers[maxRevocationLists].Revoke(is, []Revocation{{Serial: "a1", At: now, Until: now.Add(time.Hour)}}, now))(t)
+	expect.Equal(t, "lists of none", 0, len((*Revocations)(nil).Newest(new(Revocations)).Entries(now)))
+	expect.Equal(t, "lists of both", next.Numbers(), sent(t, signers[0], is.Newest(next)).Numbers())
+}
+
+// manyAuthorities returns authorities below one root, one more than may have a list.
+func manyAuthorities(t *testing.T) []*Authority {
+	t.Helper()
+	root := pki.Root(t)
+	all := make([]*Authority, maxRevocationLists+1)
+	for i := range all {
+		key := pki.ECKey(t, elliptic.P256())
+		pair := pki.Sign(t, fmt.Sprint("intermediate ", i), key, &root, nil)
+		all[i] = must.Get(Import(append(pair.CertPEM(), root.CertPEM()...), pair.KeyPEM(t), "cluster.local"))(t)
+	}
+	return all
 }
 
 func keys(m map[string]int64) (all []string) {

@@ -150,13 +150,19 @@ func (i *Item) judgeUncarried(enable string) {
 		}
 	}
 	c, strict := &i.Status.Capture, i.Status.Mode == api.Strict
-	const services, refuses = "to Services, which --wire=port does not reach", "strict mode refuses them"
-	note(c.ServicePassed, false, services, enable+" --replace --wire=auto")
-	note(c.ServiceRefused, true, services, enable+" --replace --wire=auto")
+	// The mode may have been another one when they were counted, and the wire that of a gateway before this one.
+	const services, refuses = "to Services, which --wire=port does not reach", "strict mode refuses them, permissive mode lets them pass in plaintext"
+	reach := enable + " --replace --wire=auto"
+	if i.Status.Wire != api.WirePort {
+		reach = "a gateway before this one had --wire=port"
+	}
+	note(c.ServicePassed, false, services, reach)
+	note(c.ServiceRefused, true, services, reach)
 	note(c.Uncapturable, strict, "of sockets that are bound to a device, or for which the kernel had no memory", refuses)
 	note(c.Nested, strict, "from network namespaces within the pod, such as those of containers in it", refuses)
 	note(c.Forwarded, strict, "that the pod forwards for others, or that a process writes to a raw socket", refuses)
-	note(c.NoListener, strict || i.Status.OnFailure == api.FailClosed, "while no worker of the gateway listened", "strict mode and --on-failure=closed refuse them")
+	note(c.NoListener, strict || i.Status.OnFailure == api.FailClosed, "while no worker of the gateway listened",
+		"strict mode and --on-failure=closed refuse them, otherwise they are plaintext")
 }
 
 // judgeNetwork warns of a network that drops packets with the gateways' TCP option.

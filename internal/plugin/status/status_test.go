@@ -123,6 +123,8 @@ func example() (asker, []corev1.Pod) {
 	beside.Mode, beside.OnFailure, beside.Wire = api.Permissive, api.FailOpen, api.WirePort
 	beside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 383, Uncapturable: 2, Nested: 3, Forwarded: 4, NoListener: 5}}
 	barred.Wire, barred.Capture = api.WirePort, api.Capture{CaptureCounts: api.CaptureCounts{ServiceRefused: 6, Uncapturable: 7, NoListener: 8}}
+	reached := answer("reached", api.Ready, 16*time.Hour)
+	reached.Wire, reached.Capture = api.WireAuto, api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 383}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4, UDPAnswers: 3}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
@@ -168,6 +170,7 @@ func example() (asker, []corev1.Pod) {
 	runs("outside", outside)
 	add(pod("beside", "permissive", "open", running()), beside)
 	runs("barred", barred)
+	runs("reached", reached)
 	add(pod("lacking", "permissive", "open", running()), lacking)
 	add(pod("silent", "permissive", "open", running()), nil)
 	answers["silent"] = says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role"))
