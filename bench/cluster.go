@@ -93,6 +93,7 @@ func (s *side) awaitService(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 

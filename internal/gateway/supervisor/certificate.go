@@ -204,7 +204,7 @@ func (s *supervisor) revocations(kept, sent []byte, roots []*x509.Certificate) (
 	}
 	if lost := has.Lost(brought); len(lost) > 0 {
 		return has, api.WithHint(fmt.Errorf("%w, as it has lost something: %s (%d in all)", errUnused, lost[0].String(), len(lost)),
-			"somebody has put an older list into the trust bundle's ConfigMap, or taken the list away: revoke again what was revoked before")
+			"somebody has put an older list into the trust bundle's ConfigMap, or taken the list away: revoke again what was revoked before, a pod that is gone by its service account")
 	}
 	newest := has.Newest(brought)
 	// There may be too many together.
