@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"os"
-	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -293,23 +292,18 @@ func (k *carrier) park(resume func()) {
 // giveUpBuffers has the garbage collector take the buffers of a TLS connection that has nothing in them: up to 17 KiB for the
 // largest record, and 2 for the handshake. crypto/tls keeps them for good. The caller is its only reader.
 func giveUpBuffers(secured *tls.Conn) {
-	in, raw, hand := bufferOf[bytes.Reader](secured, "input"), bufferOf[bytes.Buffer](secured, "rawInput"), bufferOf[bytes.Buffer](secured, "hand")
+	f := tlsFields()
+	if f == nil {
+		return
+	}
+	in, raw, hand := fieldOf[bytes.Reader](secured, f.input), fieldOf[bytes.Buffer](secured, f.raw), fieldOf[bytes.Buffer](secured, f.hand)
 	// What is read lies in raw.
-	if in != nil && raw != nil && in.Len() == 0 && raw.Len() == 0 {
+	if in.Len() == 0 && raw.Len() == 0 {
 		*in, *raw = bytes.Reader{}, bytes.Buffer{}
 	}
-	if hand != nil && hand.Len() == 0 {
+	if hand.Len() == 0 {
 		*hand = bytes.Buffer{}
 	}
-}
-
-// bufferOf returns a field of a TLS connection, nil if this Go has none of that name and type.
-func bufferOf[T any](secured *tls.Conn, name string) *T {
-	field := reflect.ValueOf(secured).Elem().FieldByName(name)
-	if !field.IsValid() || field.Type() != reflect.TypeFor[T]() {
-		return nil
-	}
-	return (*T)(field.Addr().UnsafePointer())
 }
 
 // manyParked is after how many readers that have parked their stacks are given back to the operating system.

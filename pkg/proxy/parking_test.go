@@ -211,17 +211,17 @@ func TestGiveUpBuffers(t *testing.T) {
 	secured := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 	expect(t, secured, large[:20_000])
 	giveUpBuffers(secured)
-	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Len() == 0 {
+	if in := fieldOf[bytes.Reader](secured, tlsFields().input); in.Len() == 0 {
 		t.Errorf("what has not been read is gone: %v", in)
 	}
 	expect(t, secured, large[20_000:]+large)
 	giveUpBuffers(secured)
-	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Size() > 0 {
+	if in := fieldOf[bytes.Reader](secured, tlsFields().input); in.Size() > 0 {
 		t.Errorf("the TLS connection holds %v", in)
 	}
-	for _, name := range []string{"rawInput", "hand"} {
-		if b := bufferOf[bytes.Buffer](secured, name); b == nil || b.Cap() > 0 {
-			t.Errorf("%s: the TLS connection holds %v", name, b)
+	for _, field := range []uintptr{tlsFields().raw, tlsFields().hand} {
+		if b := fieldOf[bytes.Buffer](secured, field); b.Cap() > 0 {
+			t.Errorf("the TLS connection holds %v", b)
 		}
 	}
 	if _, err := secured.Read(make([]byte, 1)); err == nil {

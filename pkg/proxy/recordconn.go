@@ -3,8 +3,6 @@
 package proxy
 
 import (
-	"bytes"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,7 +31,8 @@ var errNoRecord net.Error = noRecord{}
 
 // recordConn lies between a tls.Conn and its socket. It reads and writes many
 // records with one system call, where tls.Conn alone takes one or two calls for
-// each, and it waits for the network without holding a buffer.
+// each, and it waits for the network without holding a buffer. Records of data pass
+// tls.Conn by, see records.go.
 //
 // What tls.Conn writes is kept until flush, so that the end of a handshake and the first data
 // are sent together, as are all records of one write.
@@ -62,11 +61,10 @@ type recordConn struct {
 
 	// The write side is shared: tls.Conn answers a key update of the peer from within
 	// Read.
-	mu       sync.Mutex
-	sink     *sink
-	out      *buffer
-	pending  int
-	expected int
+	mu      sync.Mutex
+	sink    *sink
+	out     *buffer
+	pending int
 	// sent is how many bytes have been written.
 	sent     uint64
 	writeErr error
@@ -105,10 +103,15 @@ func (c *recordConn) Read(p []byte) (int, error) {
 	c.left -= n
 	c.r += n
 	if c.r == c.w {
-		c.pools.put(c.in)
-		c.in, c.r, c.w = nil, 0, 0
+		c.drained()
 	}
 	return n, nil
+}
+
+// drained gives up the buffer, all of which has been read.
+func (c *recordConn) drained() {
+	c.pools.put(c.in)
+	c.in, c.r, c.w = nil, 0, 0
 }
 
 // nextRecord returns the length of the record at the front of the buffer, or 0 if it is not
@@ -216,71 +219,6 @@ func (c *recordConn) fillOnce(fd uintptr) bool {
 	return true
 }
 
-// decrypt returns a buffer with held and, behind it, what t decrypts of the complete records that are buffered: n bytes in all.
-// Bytes may come together with an error, errNoRecord if no complete record is left. The caller returns the buffer to its pool.
-func (c *recordConn) decrypt(t *tls.Conn, held []byte) (b *buffer, n int, err error) {
-	if len(held) == 0 && c.buffered() >= fromInPlace {
-		if b, n, err = c.decryptInPlace(t); b != nil {
-			return b, n, err
-		}
-	}
-	b = c.pools.get(classFor(len(held) + c.buffered()))
-	for n = copy(b.b, held); n < len(b.b) && err == nil; {
-		var m int
-		m, err = t.Read(b.b[n:])
-		n += m
-	}
-	return b, n, err
-}
-
-// fromInPlace is from how many bytes on records are decrypted in place: to find the buffers of a tls.Conn takes longer than to
-// copy little.
-const fromInPlace = 2 * maxRecordPayload
-
-// decryptInPlace is decrypt without copies: t reads the buffer of the records as if it were its own, and their content is moved
-// to the front. It returns no buffer where that is impossible.
-func (c *recordConn) decryptInPlace(t *tls.Conn) (b *buffer, n int, err error) {
-	input, raw := bufferOf[bytes.Reader](t, "input"), bufferOf[bytes.Buffer](t, "rawInput")
-	if input == nil || raw == nil || input.Len() > 0 || raw.Len() > 0 || c.left > 0 || !c.relaying {
-		return nil, 0, nil
-	}
-	records, size := c.in.b[c.r:c.w], 0
-	for next := recordAt(records); next > recordHeader; next = recordAt(records[size:]) {
-		size += next
-	}
-	if size == 0 {
-		return nil, 0, nil
-	}
-	b, records = c.in, records[:size:size]
-	rest := b.b[c.r+size : c.w]
-	// Read has nothing until t has its own buffer again: it would fill this one.
-	c.in, c.r, c.w = nil, 0, 0
-	own := *raw
-	*raw = *bytes.NewBuffer(records)
-	for err == nil && raw.Len()+input.Len() > 0 {
-		// The content of a record is shorter than the record, so it never reaches the next one.
-		var m int
-		m, err = t.Read(b.b[n:])
-		n += m
-	}
-	*input, *raw = bytes.Reader{}, own
-	if err == nil {
-		err = errNoRecord
-	}
-	if len(rest) > 0 {
-		c.in = c.pools.get(max(classFor(len(rest)), c.pools.paced(&c.pace)))
-		c.w = copy(c.in.b, rest)
-	}
-	return b, n, err
-}
-
-// expect announces how many bytes are written until the next flush.
-func (c *recordConn) expect(n int) {
-	c.mu.Lock()
-	c.expected = n
-	c.mu.Unlock()
-}
-
 // Write keeps p until flush, or until no buffer is large enough.
 func (c *recordConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
@@ -296,7 +234,6 @@ func (c *recordConn) Write(p []byte) (int, error) {
 		c.pending += n
 		rest = rest[n:]
 	}
-	c.expected = max(0, c.expected-len(p))
 	return len(p), nil
 }
 
@@ -305,7 +242,7 @@ func (c *recordConn) makeRoom(n int) error {
 	if c.out != nil && len(c.out.b)-c.pending >= n {
 		return nil
 	}
-	want := classFor(c.pending + max(n, c.expected))
+	want := classFor(c.pending + n)
 	if c.out == nil {
 		c.out = c.pools.get(want)
 		return nil
@@ -355,8 +292,8 @@ func (c *recordConn) written() uint64 {
 
 // release returns the buffers to their pools. The connection must be closed and unused.
 func (c *recordConn) release() {
-	c.pools.put(c.in)
-	c.in, c.r, c.w, c.left = nil, 0, 0, 0
+	c.drained()
+	c.left = 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pools.put(c.out)

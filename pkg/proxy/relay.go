@@ -179,8 +179,7 @@ func (c *connection) seal(source *plainReader, answer status) error {
 func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 	var err error
 	if size > 0 {
-		c.records.expect(sealedSize(size))
-		_, err = c.tls.Write(b.b[:size])
+		err = c.records.seal(c.tls, b.b, size)
 	}
 	c.proxy.pools.put(b)
 	if err == nil && end {
