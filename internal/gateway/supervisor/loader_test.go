@@ -3,10 +3,14 @@
 package supervisor
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
@@ -21,7 +25,7 @@ func TestLoaderHasNothing(t *testing.T) {
 	seen := filepath.Join(dir, "seen")
 	script := `{ echo "$@"; ls -l /proc/$$/fd; tr '\0' '\n' < /proc/$$/environ; } > "$0"; exit 7`
 	s := &supervisor{Options: Options{LoaderCommand: []string{"/bin/sh", "-c", script, seen}}}
-	loaded, err := s.loadApart()
+	loaded, err := s.loadApart(t.Context())
 	if loaded != nil || err == nil || !strings.Contains(err.Error(), "the loader ended: exit status 7") {
 		t.Errorf("a loader that ends has loaded %v: %v", loaded, err)
 	}
@@ -34,8 +38,24 @@ func TestLoaderHasNothing(t *testing.T) {
 func TestNoLoader(t *testing.T) {
 	for _, command := range []string{"/bin/true", "/nowhere"} {
 		s := &supervisor{Options: Options{LoaderCommand: []string{command}}}
-		if loaded, err := s.loadApart(); loaded != nil || err == nil {
+		if loaded, err := s.loadApart(t.Context()); loaded != nil || err == nil {
 			t.Errorf("%s has loaded %v: %v", command, loaded, err)
 		}
+	}
+}
+
+// TestLoaderHangs: a loader that does not end is killed, and the gateway's end does not wait for it.
+func TestLoaderHangs(t *testing.T) {
+	ready := filepath.Join(t.TempDir(), "ready")
+	must.Do(t, unix.Mkfifo(ready, 0o600))
+	s := &supervisor{Options: Options{LoaderCommand: []string{"/bin/sh", "-c", `echo $$ > "$0"; exec sleep 600`, ready}}}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		// It opens for writing once the loader runs.
+		_, _ = os.ReadFile(ready)
+		cancel(errors.New("the gateway ends"))
+	}()
+	if loaded, err := s.loadApart(ctx); loaded != nil || err == nil || err.Error() != "the gateway ends" {
+		t.Errorf("a loader that hangs has loaded %v: %v", loaded, err)
 	}
 }

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,14 +16,14 @@ import (
 // load finds the pod's cgroup and attaches everything but the capture. Programs of a dead
 // gateway stay until StartCapture replaces them, so that nothing leaves in plaintext
 // meanwhile.
-func (s *supervisor) load() error {
+func (s *supervisor) load(ctx context.Context) error {
 	var err error
 	config := s.settings.config
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
 	s.openMemory()
-	loaded, err := s.loadApart()
+	loaded, err := s.loadApart(ctx)
 	if err != nil {
 		return fmt.Errorf("loading the eBPF programs: %w", err)
 	}

@@ -191,7 +191,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	}
 	s.metrics = metrics
 	defer func() { s.metrics.Close() }()
-	if err := s.load(); err != nil {
+	if err := s.load(ctx); err != nil {
 		return err
 	}
 	defer func() { err = s.unload(err) }()
