@@ -3,10 +3,14 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -162,10 +166,14 @@ func (k *carrier) carry(c *connection, s *settings, h header) error {
 	c.settle()
 	c.countEncrypted()
 	c.relaying.Store(2)
-	// The answer goes first: what the peer sees acknowledged and unanswered, it does not send again,
-	// and what has reached the application, it must not.
-	err = k.proxy.answerFrame(c, statusOK, false)
-	k.answeredAt = k.records.written()
+	// What the peer sees acknowledged and unanswered, it does not send again, and what has reached the application, it must
+	// not. The answer acknowledges, too.
+	k.owe()
+	if h.Waits || k.r == k.w || !k.acknowledge() {
+		err = k.answerNow()
+	} else {
+		k.answerLater()
+	}
 	if err != nil {
 		k.sealed <- struct{}{}
 		return k.ended(c, err)
@@ -191,7 +199,7 @@ func (k *carrier) carryOn(c *connection) error {
 // ended is called when the direction from the peer has ended, and waits for the other one.
 func (k *carrier) ended(c *connection, err error) error {
 	if err != nil {
-		c.abort(err)
+		k.answerAndAbort(c, err)
 	}
 	c.relaying.Add(-1)
 	<-k.sealed
@@ -199,6 +207,75 @@ func (k *carrier) ended(c *connection, err error) error {
 	c.relaying.Add(-1)
 	c.finish()
 	return c.cause()
+}
+
+// answerWithin is how long the answer to a header may wait for the first data of the application, with which it travels.
+const answerWithin = 5 * time.Millisecond
+
+// owe notes that the peer has no answer yet.
+func (k *carrier) owe() {
+	k.answeredAt = math.MaxUint64
+	k.owes.Store(true)
+}
+
+// answerLater answers after answerWithin, unless the answer has travelled with something before.
+func (k *carrier) answerLater() {
+	within := cmp.Or(k.proxy.options.answerWithin, answerWithin)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.overdue == nil {
+		k.overdue = time.AfterFunc(within, func() { _ = k.answerNow() }) // the reading goroutine meets the error again
+		return
+	}
+	k.overdue.Reset(within)
+}
+
+// acknowledge has the kernel acknowledge what has been read, at once, and reports whether it has: not where more has come.
+func (k *carrier) acknowledge() (done bool) {
+	_ = control(k.records.raw, func(fd int) error {
+		// 2 goes on with acknowledgements that wait for data to travel with.
+		done = setOption(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 2) == nil && nothingToRead(fd)
+		return nil
+	})
+	return done
+}
+
+// payAnswer has the answer that k owes travel with what is written next, and reports whether there was one.
+func (k *carrier) payAnswer() (owed bool, err error) {
+	if !k.owes.Load() {
+		return false, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.owes.Load() {
+		return false, nil
+	}
+	if k.overdue != nil {
+		k.overdue.Stop()
+	}
+	var b [framePrefix + 1]byte
+	putFrame(b[:], frameStatus, 1)
+	b[framePrefix] = byte(statusOK)
+	k.answeredAt = k.records.written() + uint64(sealedSize(len(b)))
+	_, err = k.tls.Write(b[:])
+	// Who sees this may write.
+	k.owes.Store(false)
+	return true, err
+}
+
+// answerNow is payAnswer for what nothing is to travel with.
+func (k *carrier) answerNow() error {
+	owed, err := k.payAnswer()
+	if owed && err == nil {
+		err = k.records.flush()
+	}
+	return err
+}
+
+// answerAndAbort ends a connection that may be unanswered.
+func (k *carrier) answerAndAbort(c *connection, err error) {
+	_ = k.answerNow() // there is an error already
+	c.abort(err)
 }
 
 func (k *carrier) sealOff(c *connection, source *plainReader) {
@@ -211,21 +288,27 @@ func (k *carrier) sealOff(c *connection, source *plainReader) {
 		err = c.watch(c.app)
 	}
 	if err != nil {
-		c.abort(err)
+		k.answerAndAbort(c, err)
 	}
 	k.sealed <- struct{}{}
 }
 
 // unseal carries what the peer sends to the application, until its end.
 func (k *carrier) unseal(c *connection) error {
-	for {
+	for first := k.owes.Load(); ; first = false {
 		f, err := k.next()
 		if err != nil {
 			return fmt.Errorf("reading from the peer: %w", truncated(err))
 		}
+		if !first {
+			// The peer may have to wait for the answer with the rest of what its application says.
+			if err := k.answerNow(); err != nil {
+				return err
+			}
+		}
 		switch {
 		case f.kind == frameData:
-			if err := c.deliver(f.payload); err != nil {
+			if err := c.deliver(f.payload, k.endsNext()); err != nil {
 				return err
 			}
 		case f.kind == frameUrgent && k.urgent:

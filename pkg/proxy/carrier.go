@@ -92,9 +92,12 @@ type carrier struct {
 	tuned tuning.Tuning
 
 	// begun is the connection that the accepting side has begun last, and answeredAt what was written
-	// when it had been answered. They belong to the goroutine that reads.
+	// when it had been answered. They belong to the goroutine that reads, answeredAt not while owes is set.
 	begun      ends
 	answeredAt uint64
+	// owes means that the accepting side has not answered yet, overdue has it do so.
+	owes    atomic.Bool
+	overdue *time.Timer
 	// sealed has a value when the direction from the application has ended, on the accepting side.
 	sealed chan struct{}
 }
@@ -205,6 +208,11 @@ func (k *carrier) next() (frame, error) {
 	}
 }
 
+// endsNext reports whether the next frame is there, and is an end.
+func (k *carrier) endsNext() bool {
+	return k.r+framePrefix <= k.w && frameKind(k.in.b[k.r]) == frameEnd
+}
+
 // fill decrypts what has come, or waits for more.
 func (k *carrier) fill() error {
 	if k.readErr != nil {
@@ -258,6 +266,10 @@ func (k *carrier) seal(c *connection, source *plainReader, may func() error) err
 			return fmt.Errorf("reading from the application: %w", err)
 		}
 		c.sent.Add(uint64(source.fresh))
+		if _, answering := k.payAnswer(); answering != nil {
+			c.proxy.pools.put(b)
+			return fmt.Errorf("%w: %w", errPeerWrite, answering)
+		}
 		if err := c.sealOnce(b, source.frameUp(b, framePrefix, size, err == io.EOF), false); err != nil {
 			return err
 		}

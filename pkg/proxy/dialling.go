@@ -315,7 +315,7 @@ func (k *carrier) receiveFrames() (at reading, err error) {
 			}
 			at = open
 		case f.kind == frameData && at == open:
-			if err := c.deliver(f.payload); err != nil {
+			if err := c.deliver(f.payload, k.endsNext()); err != nil {
 				return open, err
 			}
 		case f.kind == frameUrgent && at == open && k.urgent:

@@ -72,12 +72,12 @@ func (f *framing) complete() bool { return f == nil || len(f.short) == 0 && f.fr
 // unframe delivers what the peer has sent to the application.
 func (c *connection) unframe(data []byte) error {
 	if c.framing == nil {
-		return c.deliver(data)
+		return c.deliver(data, false)
 	}
 	return c.framing.split(data, func(f frame) error {
 		if f.kind == frameUrgent {
 			return c.deliverUrgent(f.payload)
 		}
-		return c.deliver(f.payload)
+		return c.deliver(f.payload, false)
 	})
 }

@@ -114,6 +114,8 @@ type Options struct {
 	loopbackPods bool
 	// sweep replaces sweepInterval in tests.
 	sweep time.Duration
+	// answerWithin replaces the constant in tests.
+	answerWithin time.Duration
 	// handshakes replaces the limits on half-open handshakes in tests.
 	handshakes *handshakeLimit
 }

@@ -255,11 +255,12 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 	return fmt.Errorf("reading from the peer: %w", err)
 }
 
-// deliver writes data to the application.
-func (c *connection) deliver(data []byte) error {
+// deliver writes data to the application. last means that the end follows at once, and travels with the data.
+func (c *connection) deliver(data []byte, last bool) error {
 	if len(data) == 0 {
 		return nil
 	}
+	c.toApp.more = last
 	n, err := c.toApp.write(data)
 	c.received.Add(uint64(n))
 	if err != nil {

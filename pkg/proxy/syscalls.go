@@ -49,9 +49,11 @@ type sink struct {
 	// nagle means that the kernel may still hold back what is written while something before is not acknowledged. written means that
 	// there is something before.
 	nagle, written bool
-	raw            syscall.RawConn
-	rest           []byte
-	err            error
+	// more means that something follows at once, for which the kernel is to hold back the end of what is written.
+	more bool
+	raw  syscall.RawConn
+	rest []byte
+	err  error
 	// onWritable is writeOnce, bound once because a method value allocates.
 	onWritable func(fd uintptr) bool
 }
@@ -92,7 +94,7 @@ func (s *sink) writeOnce(fd uintptr) bool {
 	}
 	s.written = true
 	for len(s.rest) > 0 {
-		n, err := writeFD(fd, s.rest)
+		n, err := s.send(fd)
 		switch {
 		case err == unix.EAGAIN:
 			return false
@@ -106,6 +108,23 @@ func (s *sink) writeOnce(fd uintptr) bool {
 		s.rest = s.rest[n:]
 	}
 	return true
+}
+
+func (s *sink) send(fd uintptr) (int, error) {
+	if !s.more || len(s.rest) > maxRaw {
+		return writeFD(fd, s.rest)
+	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(s.rest))), uintptr(len(s.rest)),
+			unix.MSG_MORE|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
 }
 
 // setLinger has close(2) of a socket reset the connection, or let what was written arrive.
