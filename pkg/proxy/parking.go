@@ -119,10 +119,16 @@ func (p *parking) interruptedWith(err error, setReadDeadline func(time.Time) err
 }
 
 // parkAt is parkable's park of a stream with this descriptor.
-func (p *parking) parkAt(raw syscall.RawConn, resume func()) {
+func (p *parking) parkAt(d *descriptor, resume func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.bounded || p.arm(raw) != nil {
+	if p.closed || p.bounded {
+		go resume()
+		return
+	}
+	// The kernel knows by its number who waits for it.
+	d.giveUp(func(fd int) { p.armed = p.armed && p.lot.arm(unix.EPOLL_CTL_DEL, fd, p.number) != nil })
+	if p.arm(d) != nil {
 		go resume()
 		return
 	}
