@@ -301,8 +301,8 @@ func (k *carrier) park(resume func()) {
 // largest record, and 2 for the handshake; and the secret for ExportKeyingMaterial, which nobody calls. crypto/tls keeps them for
 // good. The caller is its only reader.
 func giveUpBuffers(secured *tls.Conn) {
-	if exporter := bufferOf[func(label string, context []byte, length int) ([]byte, error)](secured, "ekm"); exporter != nil {
-		*exporter = nil
+	if exports := bufferOf[exporter](secured, "ekm"); exports != nil {
+		*exports = nil
 	}
 	in, raw, hand := bufferOf[bytes.Reader](secured, "input"), bufferOf[bytes.Buffer](secured, "rawInput"), bufferOf[bytes.Buffer](secured, "hand")
 	// What is read lies in raw.
@@ -313,6 +313,9 @@ func giveUpBuffers(secured *tls.Conn) {
 		*hand = bytes.Buffer{}
 	}
 }
+
+// exporter is what ExportKeyingMaterial calls.
+type exporter = func(label string, context []byte, length int) ([]byte, error)
 
 // bufferOf returns a field of a TLS connection, nil if this Go has none of that name and type.
 func bufferOf[T any](secured *tls.Conn, name string) *T {
