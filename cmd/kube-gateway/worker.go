@@ -75,6 +75,7 @@ func runWorker(ctx context.Context, args []string) error {
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
 		PeersAfter: peersAfter, Sources6: sources, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
 		Resting:      program.Tidy,
+		Quiet:        program.GiveBack,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {

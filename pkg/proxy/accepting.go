@@ -159,7 +159,7 @@ func (k *carrier) check(c *connection, s *settings) error {
 // carry carries c to the application that h names, until it has ended. An error ends k.
 func (k *carrier) carry(c *connection, s *settings, h header) error {
 	c.line.Source, c.line.Destination, c.line.Dialled = h.Client, h.Destination, h.Dialled
-	source, err := k.proxy.reach(c, s, h, k.state.PeerCertificates[0])
+	source, err := k.proxy.reach(c, s, h, k.certificates[0])
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -26,8 +27,7 @@ import (
 // the gateway that has dialled it, accepting.go that of the other. Any error ends the carrier with a
 // RST, and the connection that it carries.
 type carrier struct {
-	proxy   *Proxy
-	dialled bool
+	proxy *Proxy
 	// route is what was dialled, or leads to the address of the peer that has dialled, without a port.
 	route   route
 	conn    stream
@@ -35,22 +35,23 @@ type carrier struct {
 	records *recordConn
 	made    time.Time
 
-	// state is what was verified of the peer, under settings.
-	settings *settings
-	state    tls.ConnectionState
-	// urgent means that both gateways know urgent frames.
-	urgent bool
-	peer   string
-	info   api.TLS
+	// certificates are those that the peer has sent, and chains what was verified of them, under settings.
+	settings     *settings
+	certificates []*x509.Certificate
+	chains       [][]*x509.Certificate
+	peer         string
+	session      session
+	// dialled means that this gateway has dialled the other one, urgent that both know urgent frames.
+	dialled, urgent bool
 	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
-	// means that the TLS connection may hold more, so that there is nothing to wait for.
+	// means that the TLS connection may hold more, so that there is nothing to wait for. at is where the
+	// connection current is that the dialling side reads for.
+	more    bool
+	at      reading
 	frames  frames
 	in      *buffer
 	r, w    int
-	more    bool
 	readErr error
-	// at is where the connection current is that the dialling side reads for.
-	at      reading
 	current *connection
 	// noted is the destination that works, as the gate was told at notedAt.
 	noted   netip.AddrPort
@@ -73,23 +74,22 @@ type carrier struct {
 	mu sync.Mutex
 	// served counts connections, the present one included.
 	served int
-	// claimed means that the dialling side uses the carrier, carried is its connection then.
-	claimed bool
-	carried *connection
+	// claimed means that the dialling side uses the carrier, carried is its connection then. busy means that the accepting
+	// side serves one.
+	claimed, busy bool
 	// answered means that the peer has answered for carried, lost that it has not started it, which
 	// is to be carried another way, broken that nothing more will come.
 	answered, lost, broken bool
 	// saidAll means that the end of what carried has to say has been sent, tooLate that carried
 	// cannot be carried another way.
 	saidAll, tooLate bool
+	carried          *connection
 	// outcome is closed when one of the three is set; nil unless there is a waiter.
 	outcome chan struct{}
 	// written is how many bytes had been written when carried began.
 	written uint64
-	// busy means that the accepting side serves a connection.
-	busy bool
 	// tuned is what the last connection has set on conn.
-	tuned tuning.Tuning
+	tuned unique.Handle[tuning.Tuning]
 
 	// begun is the connection that the accepting side has begun last, and answeredAt what was written
 	// when it had been answered. They belong to the goroutine that reads, answeredAt not while owes is set.
@@ -104,15 +104,16 @@ type carrier struct {
 
 // newCarrier makes a carrier of c's connection to the peer, whose handshake has succeeded under s.
 func newCarrier(c *connection, s *settings) *carrier {
+	state := c.tls.ConnectionState()
 	k := &carrier{
 		proxy: c.proxy, dialled: c.dialled(), route: c.route, conn: c.wire, tls: c.tls, records: c.records, made: time.Now(),
-		settings: s, state: c.tls.ConnectionState(), peer: c.line.Peer, info: c.line.TLS, more: true,
+		settings: s, certificates: state.PeerCertificates, chains: state.VerifiedChains, urgent: state.NegotiatedProtocol == api.ALPNFrames,
+		peer: c.line.Peer, session: c.line.session, more: true, tuned: c.proxy.untuned,
 	}
 	if !k.dialled {
-		k.route = route{to: netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)}
+		k.route = route{to: netip.AddrPortFrom(remoteEnd(c.wire).Addr(), 0)}
 		k.sealed = make(chan struct{}, 1)
 	}
-	k.urgent = k.state.NegotiatedProtocol == api.ALPNFrames
 	k.records.startRelay()
 	k.proxy.carriers.opened(k)
 	k.proxy.stir()
@@ -124,9 +125,9 @@ func (k *carrier) lend(c *connection, reused bool) {
 	c.carrier.Store(k)
 	c.wire, c.tls, c.records = k.conn, k.tls, k.records
 	c.line.Wire, c.line.Encrypted = api.WirePort, true
-	c.line.Peer, c.line.TLS = k.peer, k.info
-	c.identify(k.state.PeerCertificates[0])
-	c.line.TLS.Reused = reused
+	c.line.Peer, c.line.session = k.peer, k.session
+	c.identify(k.certificates[0])
+	c.line.session.reused = reused
 	if !reused {
 		return
 	}
@@ -141,11 +142,11 @@ func (k *carrier) lend(c *connection, reused bool) {
 // verify repeats for a connection what the handshake has verified, under s. What this gateway has
 // dialled under other settings is not used again.
 func (k *carrier) verify(s *settings) error {
-	if err := s.revocation(k.state.PeerCertificates[0]); err != nil {
+	if err := s.revocation(k.certificates[0]); err != nil {
 		return err
 	}
 	if k.settings == s {
-		if s.validNow(k.state.VerifiedChains) {
+		if s.validNow(k.chains) {
 			return nil
 		}
 		usage := x509.ExtKeyUsageClientAuth
@@ -153,21 +154,20 @@ func (k *carrier) verify(s *settings) error {
 			usage = x509.ExtKeyUsageServerAuth
 		}
 		// It says more.
-		_, err := s.chains(k.state.PeerCertificates, usage)
+		_, err := s.chains(k.certificates, usage)
 		return cmp.Or(err, errNoValidChain)
 	}
 	if k.dialled {
 		return errors.New("settings have changed")
 	}
-	state := k.state
-	var err error
-	if state.VerifiedChains, err = s.chains(state.PeerCertificates, x509.ExtKeyUsageClientAuth); err != nil {
+	chains, err := s.chains(k.certificates, x509.ExtKeyUsageClientAuth)
+	if err != nil {
 		return err
 	}
-	if err := s.verifyConnection(state); err != nil {
+	if err := s.verifyPeer(k.certificates[0], chains); err != nil {
 		return err
 	}
-	k.state, k.settings = state, s
+	k.chains, k.settings = chains, s
 	return nil
 }
 

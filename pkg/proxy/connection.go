@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -30,7 +31,7 @@ type connection struct {
 	counts    *traffic.Counts
 	started   time.Time
 	// line is filled in by the owner.
-	line api.Connection
+	line line
 
 	// client is what the header names. bound is what the application of an outbound connection has bound if that is an
 	// address that the certificate does not name.
@@ -62,7 +63,7 @@ type connection struct {
 	rest func()
 	// attempts is how often the connection had to be carried another way. again means that a peer may
 	// have begun it all the same, silent that this one did not even say that it has not.
-	attempts      int
+	attempts      int8
 	again, silent bool
 	// counted means that countEncrypted has been called.
 	counted bool
@@ -91,7 +92,7 @@ type connection struct {
 	sockets [2]stream
 	aborted error
 	// tuned is what tune has applied to tunedWire.
-	tuned     tuning.Tuning
+	tuned     unique.Handle[tuning.Tuning]
 	tunedWire stream
 	// keeps means that tune has been told to keep.
 	keeps bool
@@ -107,8 +108,41 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
-	// seenSent and seenReceived are what the sweeper has seen last.
-	seenSent, seenReceived uint64
+	// seen is the sum of both that the sweeper has seen last.
+	seen uint64
+}
+
+// line is what the log says of a connection and its record does not have.
+type line struct {
+	Source, Destination, Dialled netip.AddrPort
+	Peer, Wire                   string
+	Encrypted                    bool
+	// warns means that it is the line of a refusal.
+	warns   bool
+	session session
+	Reason  string
+	Error   string
+}
+
+// session is what was agreed on in the handshake with the peer. The version is always 1.3.
+type session struct {
+	// cipher is empty without a handshake.
+	cipher          string
+	curve           tls.CurveID
+	resumed, reused bool
+}
+
+// on describes the session of a connection to the peer.
+func (s session) on(wire stream) (t api.TLS) {
+	if s.cipher == "" {
+		return t
+	}
+	t = api.TLS{Version: tls.VersionName(tls.VersionTLS13), Cipher: s.cipher, Resumed: s.resumed, Reused: s.reused}
+	if s.curve != 0 {
+		t.KeyExchange = s.curve.String()
+	}
+	t.Local, t.Remote = endsOf(wire)
+	return t
 }
 
 // open starts the record of a connection that accepted belongs to. An outbound one has no destination yet.
@@ -124,13 +158,13 @@ func (p *Proxy) open(d traffic.Direction, accepted stream) *connection {
 
 // record starts the record of a connection, for which the application waits unless w is nil.
 func (p *Proxy) record(d traffic.Direction, source, destination netip.AddrPort, w *waiting) *connection {
-	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now(), pending: true, waiting: w}
-	c.line.Direction = d.String()
+	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now(), pending: true, waiting: w, tuned: p.untuned}
 	c.line.Wire = api.WireNone
 	c.line.Source, c.line.Destination = source, destination
 	c.counts.Active.Add(1)
 	p.live.add(c)
 	p.stir()
+	p.many.add()
 	return c
 }
 
@@ -235,7 +269,7 @@ func (c *connection) refuse(reason traffic.Reason, err error) {
 // closeRefused is refuse for a caller that has answered the other side itself.
 func (c *connection) closeRefused(reason traffic.Reason, err error) {
 	c.counts.Refused.Add(1)
-	c.line.Level = slog.LevelWarn.String()
+	c.line.warns = true
 	c.counts.Because(reason)
 	c.because(reason)
 	if err != nil && err.Error() != reason.String() {
@@ -265,7 +299,7 @@ func (c *connection) because(reason traffic.Reason) {
 func (c *connection) countEncrypted() {
 	c.counted = true
 	c.counts.Encrypted.Add(1)
-	if c.line.TLS.Reused {
+	if c.line.session.reused {
 		c.counts.Reused.Add(1)
 	}
 	if c.line.Wire == api.WireInband {
@@ -290,12 +324,19 @@ func (c *connection) report() {
 	if c.peerCounted {
 		c.proxy.byIdentity.release(c.line.Peer)
 	}
-	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
-	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.account(c)
 	c.closeEdge()
 	c.counts.Active.Add(-1)
-	c.proxy.options.Log.Connection(&c.line)
+	l := &c.line
+	said := api.Connection{
+		Direction: c.direction.String(), Source: l.Source, Destination: l.Destination, Dialled: l.Dialled,
+		Peer: l.Peer, Wire: l.Wire, Encrypted: l.Encrypted, TLS: l.session.on(c.wire), Reason: l.Reason,
+		Sent: c.sent.Load(), Received: c.received.Load(), Duration: time.Since(c.started).Seconds(), Error: l.Error,
+	}
+	if l.warns {
+		said.Level = slog.LevelWarn.String()
+	}
+	c.proxy.options.Log.Connection(&said)
 }
 
 // forget is the last thing that happens to a connection.

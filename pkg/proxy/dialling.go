@@ -405,7 +405,7 @@ func (k *carrier) release() {
 func (p *Proxy) carryAgain(c *connection) {
 	c.carrier.Store(nil)
 	c.wire, c.tls, c.records = nil, nil, nil
-	c.line.Wire, c.line.Encrypted, c.line.Peer, c.line.TLS = api.WireNone, false, "", api.TLS{}
+	c.line.Wire, c.line.Encrypted, c.line.Peer, c.line.session = api.WireNone, false, "", session{}
 	c.attempts++
 	if c.attempts > 1 {
 		wait := min(resetRetry<<(c.attempts-2), maxResetRetry)

@@ -52,5 +52,5 @@ func (c *connection) closeEdge() {
 	if verdict == api.EdgeEncrypted && c.line.Reason != "" && c.audited == nil {
 		verdict = api.EdgeRefused
 	}
-	c.proxy.edges.Close(e, c.edgeKey(verdict), c.line.Sent, c.line.Received, now)
+	c.proxy.edges.Close(e, c.edgeKey(verdict), c.sent.Load(), c.received.Load(), now)
 }

@@ -162,7 +162,8 @@ func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certifica
 	if untrue != nil {
 		untrue = fmt.Errorf("%w: the peer says that %v dials %v", untrue, h.Client, h.Destination)
 		// What is certain is where the peer's gateway and this one have met.
-		c.line.Source, c.line.Destination, c.line.Dialled = c.line.TLS.Remote, c.line.TLS.Local, netip.AddrPort{}
+		c.line.Destination, c.line.Source = endsOf(c.wire)
+		c.line.Dialled = netip.AddrPort{}
 	}
 	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
@@ -262,7 +263,7 @@ func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []
 // comesFrom reports whether c's packets come from ip, and no other pod has that, as far as this gateway knows. The
 // peer's certificate does not name it, but the application would see it without gateways, too.
 func (p *Proxy) comesFrom(c *connection, ip netip.Addr) bool {
-	if c.line.TLS.Remote.Addr() != ip {
+	if remoteEnd(c.wire).Addr() != ip {
 		return false
 	}
 	outside := false

@@ -26,6 +26,9 @@ func (p *Proxy) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-p.many.ready:
+			p.parkCrowd()
+			continue
 		case <-ticker.C:
 		}
 		select {

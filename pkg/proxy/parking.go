@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -117,10 +118,16 @@ func (p *parking) interruptedWith(err error, setReadDeadline func(time.Time) err
 }
 
 // parkAt is parkable's park of a stream with this descriptor.
-func (p *parking) parkAt(raw syscall.RawConn, resume func()) {
+func (p *parking) parkAt(d *descriptor, resume func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.bounded || p.arm(raw) != nil {
+	if p.closed || p.bounded {
+		go resume()
+		return
+	}
+	// The kernel knows by its number who waits for it.
+	d.giveUp(func(fd int) { p.armed = p.armed && p.lot.arm(unix.EPOLL_CTL_DEL, fd, p.number) != nil })
+	if p.arm(d) != nil {
 		go resume()
 		return
 	}
@@ -290,13 +297,15 @@ func (k *carrier) park(resume func()) {
 }
 
 // giveUpBuffers has the garbage collector take the buffers of a TLS connection that has nothing in them: up to 17 KiB for the
-// largest record, and 2 for the handshake. crypto/tls keeps them for good. The caller is its only reader.
+// largest record, and 2 for the handshake; and the secret for ExportKeyingMaterial, which nobody calls. crypto/tls keeps them for
+// good. The caller is its only reader.
 func giveUpBuffers(secured *tls.Conn) {
 	f := tlsFields()
 	if f == nil {
 		return
 	}
 	in, raw, hand := fieldOf[bytes.Reader](secured, f.input), fieldOf[bytes.Buffer](secured, f.raw), fieldOf[bytes.Buffer](secured, f.hand)
+	*fieldOf[exporter](secured, f.ekm) = nil
 	// What is read lies in raw.
 	if in.Len() == 0 && raw.Len() == 0 {
 		*in, *raw = bytes.Reader{}, bytes.Buffer{}
@@ -312,9 +321,10 @@ const manyParked = 128
 // parkIdle has connections park that carry nothing, and idle carriers. When no more have to, it is time to give back what they leave
 // behind. It belongs to the sweeper.
 func (p *Proxy) parkIdle(open []*connection) {
-	asked := p.carriers.park(p.lot, time.Now().Add(-cmp.Or(p.options.sweep, sweepInterval)))
+	asked, quiet := p.carriers.park(p.lot, time.Now().Add(-cmp.Or(p.options.sweep, sweepInterval))), len(open) >= crowdSize
 	for _, c := range open {
-		asked += c.parkIdle(p.lot)
+		n, idle := c.parkIdle(p.lot)
+		asked, quiet = asked+n, quiet && idle
 	}
 	switch {
 	case asked > 0:
@@ -322,29 +332,65 @@ func (p *Proxy) parkIdle(open []*connection) {
 	case p.parked >= manyParked:
 		p.parked = 0
 		p.rest()
+	case quiet && p.options.Quiet != nil:
+		p.options.Quiet()
 	}
 }
 
+// Where many connections begin one after the other, goroutines would be most of the memory that they take, some of it for good: Go
+// never frees what it knows a goroutine by. So those that are idle park without waiting for the sweeper's next round.
+const (
+	// crowdSize is how many connections have to begin for that, and to be open.
+	crowdSize = 64
+	// crowdPause is the least time between two looks, and so for how long a connection that parks has carried nothing.
+	crowdPause = 25 * time.Millisecond
+)
+
+// crowd counts connections that begin.
+type crowd struct {
+	begun atomic.Int32
+	// ready has a value when there are crowdSize.
+	ready chan struct{}
+}
+
+func (n *crowd) add() {
+	if n.begun.Add(1) == crowdSize {
+		n.ready <- struct{}{}
+	}
+}
+
+// parkCrowd is parkIdle for a crowd. It belongs to the sweeper.
+func (p *Proxy) parkCrowd() {
+	if open := p.live.snapshot(); len(open) >= crowdSize {
+		for _, c := range open {
+			asked, _ := c.parkIdle(p.lot)
+			p.parked += asked
+		}
+	}
+	// Another crowd counts from then on.
+	time.AfterFunc(crowdPause, func() { p.many.begun.Store(0) })
+}
+
 // parkIdle has both goroutines of c park if nothing has been relayed since the last call, and returns how many have
-// to. It belongs to the sweeper.
-func (c *connection) parkIdle(l *lot) (asked int) {
+// to, and whether that is so. It belongs to the sweeper.
+func (c *connection) parkIdle(l *lot) (asked int, idle bool) {
 	sent, received := c.sent.Load(), c.received.Load()
-	idle := sent == c.seenSent && received == c.seenReceived
-	c.seenSent, c.seenReceived = sent, received
+	idle = sent+received == c.seen
+	c.seen = sent + received
 	// Behind data of both sides there are no more answers.
 	if !idle || sent == 0 || received == 0 || c.relaying.Load() != 2 {
-		return 0
+		return 0, idle
 	}
 	c.mu.Lock()
 	sockets, ending := c.sockets, c.halfEnded || c.aborted != nil
 	c.mu.Unlock()
 	if ending {
-		return 0
+		return 0, false
 	}
 	for _, s := range sockets {
 		if s, ok := s.(parkable); ok && s.ask(l) {
 			asked++
 		}
 	}
-	return asked
+	return asked, idle
 }

@@ -224,6 +224,9 @@ func TestGiveUpBuffers(t *testing.T) {
 			t.Errorf("the TLS connection holds %v", b)
 		}
 	}
+	if *fieldOf[exporter](secured, tlsFields().ekm) != nil {
+		t.Error("the TLS connection holds the secret of ExportKeyingMaterial")
+	}
 	if _, err := secured.Read(make([]byte, 1)); err == nil {
 		t.Error("no end")
 	}
@@ -231,13 +234,19 @@ func TestGiveUpBuffers(t *testing.T) {
 
 // TestParkedGiveBack: when many idle connections have parked, memory is given back while they are open.
 func TestParkedGiveBack(t *testing.T) {
-	a, rested := newAuthority(t), make(chan struct{})
+	a, rested, quiet := newAuthority(t), make(chan struct{}), make(chan struct{})
 	client := newPod(t, a, func(o *Options) {
 		sweeps(o)
 		o.Resting = func() {
 			select {
 			case rested <- struct{}{}:
 			case <-t.Context().Done():
+			}
+		}
+		o.Quiet = func() {
+			select {
+			case quiet <- struct{}{}:
+			default:
 			}
 		}
 	})
@@ -248,11 +257,101 @@ func TestParkedGiveBack(t *testing.T) {
 		near := client.dial(destination)
 		bothWays(t, near, accept())
 	}
-	// While a connection is open the sweeper does not rest otherwise.
-	select {
-	case <-rested:
-	case <-time.After(patienceForTests):
-		t.Fatal("what parked connections leave behind is not given back")
+	// While a connection is open the sweeper does not rest otherwise. Each of its rounds goes on without the program's pages.
+	for i, given := range []chan struct{}{rested, quiet} {
+		select {
+		case <-given:
+		case <-time.After(patienceForTests):
+			t.Fatalf("%s is not given back", []string{"what parked connections leave behind", "the program"}[i])
+		}
+	}
+}
+
+// TestCrowdParks: where many connections begin, idle ones do not wait for the sweeper's next round.
+func TestCrowdParks(t *testing.T) {
+	seldom := func(o *Options) { o.sweep = time.Hour }
+	client, server := pair(t, seldom)
+	destination, accept := collect(t, server.ip)
+	parked := func(pod *testPod) (n int) {
+		for _, c := range pod.proxy.live.snapshot() {
+			c.mu.Lock()
+			if slices.ContainsFunc(c.sockets[:], isParked) {
+				n++
+			}
+			c.mu.Unlock()
+		}
+		return n
+	}
+	for range 10 * crowdSize {
+		bothWays(t, client.dial(destination), accept())
+		if parked(client) > 0 && parked(server) > 0 {
+			return
+		}
+	}
+	t.Errorf("of %d connections %d and %d have parked", 10*crowdSize, parked(client), parked(server))
+}
+
+// TestParkedSocketsHaveNoFile: a socket is nothing to Go's runtime while its reader is parked, and is written to, given a
+// deadline and closed like others.
+func TestParkedSocketsHaveNoFile(t *testing.T) {
+	l := newLot()
+	defer l.close()
+	listener := listen(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	never := func(uintptr) bool { return false }
+	parkedSocket := func(resume func()) (s *bareSocket, far net.Conn) {
+		t.Helper()
+		none := func(int) error { return nil }
+		s = must.Get(connectFrom(t.Context(), netip.AddrPort{}, addrPort(listener.Addr()), patienceForTests, none))(t)
+		far = must.Get(listener.Accept())(t)
+		t.Cleanup(func() { _, _ = s.Close(), far.Close() })
+		must.Do(t, far.SetDeadline(time.Now().Add(patienceForTests)))
+		s.ask(l)
+		if err := awaitReadable(s, must.Get(s.SyscallConn())(t), never); err != errParked {
+			t.Fatal(err)
+		}
+		s.park(resume)
+		if s.descriptor.file.Load() != nil {
+			t.Fatal("a parked socket has a file")
+		}
+		return s, far
+	}
+
+	s, far := parkedSocket(func() {})
+	if hasError(s) || s.descriptor.file.Load() != nil {
+		t.Error("a look at its options makes a file")
+	}
+	write(t, s, "to the far end")
+	expect(t, far, "to the far end")
+	write(t, far, "and back")
+	expect(t, s, "and back")
+
+	// Whoever writes goes on with the next file.
+	s, far = parkedSocket(func() {})
+	large, written := strings.Repeat("x", 16<<20), make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(s, large)
+		written <- err
+	}()
+	must.Get(io.CopyN(io.Discard, far, 1<<20))(t)
+	s.descriptor.giveUp(func(int) {})
+	must.Get(io.CopyN(io.Discard, far, int64(len(large))-1<<20))(t)
+	must.Do(t, <-written)
+
+	resumed := make(chan struct{})
+	s, far = parkedSocket(func() { close(resumed) })
+	must.Do(t, s.Close())
+	<-resumed
+	if _, err := far.Read(make([]byte, 1)); err == nil {
+		t.Error("a parked socket stays open")
+	}
+	if _, err := s.Write([]byte("x")); err != net.ErrClosed {
+		t.Errorf("writing to a closed socket: %v", err)
+	}
+	if err := onSocket(s, func(int) error { return nil }); err != net.ErrClosed {
+		t.Errorf("looking at a closed socket: %v", err)
+	}
+	if err := s.Close(); err == nil {
+		t.Error("a socket is closed twice")
 	}
 }
 

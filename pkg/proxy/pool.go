@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Bounds of idle carriers. One costs each gateway about 20 KB, and half of that when it has parked.
+// Bounds of idle carriers. One costs each gateway about 20 KB, and a third of that when it has parked.
 const (
 	// maxIdle and maxIdlePerPeer bound those that this gateway has dialled; it keeps them for
 	// idleTimeout. After maxCarrierAge a carrier is not used again, so that sessions and keys have an end.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,8 @@ type Options struct {
 	// open for later, and nothing was logged (the Proxy does nothing more until there is), and when many connections that
 	// carry nothing have given up what they can. nil is nothing.
 	Resting func()
+	// Quiet is called every few seconds while there are many connections and none carries anything. nil is nothing.
+	Quiet func()
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
 	// 1.5 s in permissive mode, so that a lost SYN and its retransmission
@@ -146,12 +149,16 @@ type Proxy struct {
 	pools      bufferPools
 	// times are those of the kernel's keepalive.
 	times tuning.Times
+	// untuned is that of an application that has set nothing.
+	untuned unique.Handle[tuning.Tuning]
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
 	// lot is where goroutines of idle connections park, nil where they cannot. parked is how many have since memory was
 	// given back; it belongs to the sweeper.
 	lot    *lot
 	parked int
+	// many tells the sweeper that many connections have begun.
+	many crowd
 	// null is open for /dev/null, or -1.
 	null  int
 	spent spent
@@ -212,7 +219,9 @@ func New(o Options) (*Proxy, error) {
 		byIdentity: &identityCounts{open: make(map[string]int)},
 		crowded:    newThrottle(time.Second),
 		exhausted:  newThrottle(time.Second),
+		untuned:    unique.Make(tuning.Tuning{}),
 		awake:      make(chan struct{}, 1),
+		many:       crowd{ready: make(chan struct{}, 1)},
 		aborting:   make(chan struct{}),
 	}
 	var err error

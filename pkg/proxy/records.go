@@ -27,9 +27,12 @@ const (
 // fields is where the fields of a tls.Conn are that are used here, as offsets in bytes.
 type fields struct {
 	in, out                  half
-	input, raw, hand         uintptr
+	input, raw, hand, ekm    uintptr
 	retries, closeNotifySent uintptr
 }
+
+// exporter is what ExportKeyingMaterial calls.
+type exporter = func(label string, context []byte, length int) ([]byte, error)
 
 // half is where those of a direction are.
 type half struct{ mu, err, version, cipher, seq uintptr }
@@ -62,7 +65,8 @@ var tlsFields = sync.OnceValue(func() *fields {
 	f := &fields{
 		in: direction("in"), out: direction("out"),
 		input: at(t, "input", reflect.TypeFor[bytes.Reader]()), raw: at(t, "rawInput", reflect.TypeFor[bytes.Buffer]()),
-		hand: at(t, "hand", reflect.TypeFor[bytes.Buffer]()), retries: at(t, "retryCount", reflect.TypeFor[int]()),
+		hand: at(t, "hand", reflect.TypeFor[bytes.Buffer]()), ekm: at(t, "ekm", reflect.TypeFor[exporter]()),
+		retries:         at(t, "retryCount", reflect.TypeFor[int]()),
 		closeNotifySent: at(t, "closeNotifySent", reflect.TypeFor[bool]()),
 	}
 	if !found {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,7 +34,6 @@ type stream interface {
 // bareSocket is a stream that begins with a third of the system calls that a *net.TCPConn takes: the kernel is
 // not asked for what is known. None of them is told to Go's scheduler.
 type bareSocket struct {
-	*os.File
 	parking
 	descriptor descriptor
 	// local may be asked for later, see localEnd.
@@ -42,35 +42,63 @@ type bareSocket struct {
 
 // newBareSocket makes a stream of fd, which does not block, and is the stream's from then on.
 func newBareSocket(fd int, local, remote netip.AddrPort) (*bareSocket, error) {
-	s := &bareSocket{File: os.NewFile(uintptr(fd), "tcp"), local: local, remote: remote}
-	raw, err := s.File.SyscallConn()
-	if err != nil {
-		_ = s.File.Close()
+	s := &bareSocket{local: local, remote: remote}
+	s.descriptor.fd = fd
+	if _, err := s.descriptor.opened(); err != nil {
+		_ = s.descriptor.close()
 		return nil, err
 	}
-	s.descriptor.raw = raw
 	return s, nil
 }
 
 // SyscallConn does not allocate.
 func (s *bareSocket) SyscallConn() (syscall.RawConn, error) { return &s.descriptor, nil }
 
-// Close is that of net.Conn.
-func (s *bareSocket) Close() error {
-	s.descriptor.closed.Store(true)
-	return s.end(s.File.Close)
+// Read is that of net.Conn.
+func (s *bareSocket) Read(p []byte) (n int, err error) {
+	err = s.descriptor.with(func(f *openSocket) (err error) {
+		n, err = f.Read(p)
+		return err
+	})
+	return n, err
 }
 
+// Write is that of net.Conn.
+func (s *bareSocket) Write(p []byte) (n int, err error) {
+	err = s.descriptor.with(func(f *openSocket) error {
+		m, err := f.Write(p[n:])
+		n += m
+		return err
+	})
+	return n, err
+}
+
+// Close is that of net.Conn.
+func (s *bareSocket) Close() error { return s.end(s.descriptor.close) }
+
 // SetDeadline is that of net.Conn.
-func (s *bareSocket) SetDeadline(t time.Time) error { return s.bound(t, s.File.SetDeadline) }
+func (s *bareSocket) SetDeadline(t time.Time) error {
+	return s.bound(t, func(t time.Time) error {
+		return s.descriptor.with(func(f *openSocket) error { return f.SetDeadline(t) })
+	})
+}
 
 // SetReadDeadline is that of net.Conn.
-func (s *bareSocket) SetReadDeadline(t time.Time) error { return s.bound(t, s.File.SetReadDeadline) }
+func (s *bareSocket) SetReadDeadline(t time.Time) error { return s.bound(t, s.setReadDeadline) }
 
-func (s *bareSocket) ask(l *lot) bool { return s.askWith(l, s.File.SetReadDeadline) }
+func (s *bareSocket) setReadDeadline(t time.Time) error {
+	return s.descriptor.with(func(f *openSocket) error { return f.SetReadDeadline(t) })
+}
+
+// SetWriteDeadline is that of net.Conn.
+func (s *bareSocket) SetWriteDeadline(t time.Time) error {
+	return s.descriptor.with(func(f *openSocket) error { return f.SetWriteDeadline(t) })
+}
+
+func (s *bareSocket) ask(l *lot) bool { return s.askWith(l, s.setReadDeadline) }
 
 func (s *bareSocket) interrupted(err error) interruption {
-	return s.interruptedWith(err, s.File.SetReadDeadline)
+	return s.interruptedWith(err, s.setReadDeadline)
 }
 
 func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
@@ -95,21 +123,121 @@ func (s *bareSocket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.re
 
 // descriptor is the syscall.RawConn of a bareSocket. Its errors are those of package net.
 type descriptor struct {
-	raw    syscall.RawConn
+	// file is what reads and writes wait with: half a KiB, most of it in Go's runtime. It is given up while the reader is
+	// parked, and made again when it is needed.
+	file   atomic.Pointer[openSocket]
 	closed atomic.Bool
+	// mu guards changes of file, and fd, which is the socket while there is none.
+	mu sync.Mutex
+	fd int
 }
 
-func (d *descriptor) Control(do func(fd uintptr)) error { return d.translated(d.raw.Control(do)) }
+// openSocket is a socket that Go's runtime waits for.
+type openSocket struct {
+	*os.File
+	raw syscall.RawConn
+}
 
-func (d *descriptor) Read(do func(fd uintptr) bool) error { return d.translated(d.raw.Read(do)) }
+// opened returns the file, which it makes if there is none.
+func (d *descriptor) opened() (*openSocket, error) {
+	if f := d.file.Load(); f != nil {
+		return f, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.file.Load()
+	switch {
+	case f != nil:
+		return f, nil
+	case d.closed.Load():
+		return nil, net.ErrClosed
+	}
+	f = &openSocket{File: os.NewFile(uintptr(d.fd), "tcp")}
+	var err error
+	if f.raw, err = f.SyscallConn(); err != nil {
+		return nil, err
+	}
+	d.file.Store(f)
+	return f, nil
+}
 
-func (d *descriptor) Write(do func(fd uintptr) bool) error { return d.translated(d.raw.Write(do)) }
+// with calls do with the file, and once more if that is given up meanwhile.
+func (d *descriptor) with(do func(*openSocket) error) error {
+	for {
+		f, err := d.opened()
+		if err == nil {
+			err = do(f)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case d.closed.Load():
+			return net.ErrClosed
+		case d.file.Load() == f:
+			return err
+		}
+	}
+}
 
-func (d *descriptor) translated(err error) error {
-	if err != nil && d.closed.Load() {
+func (d *descriptor) Read(do func(fd uintptr) bool) error {
+	return d.with(func(f *openSocket) error { return f.raw.Read(do) })
+}
+
+func (d *descriptor) Write(do func(fd uintptr) bool) error {
+	return d.with(func(f *openSocket) error { return f.raw.Write(do) })
+}
+
+// Control makes no file.
+func (d *descriptor) Control(do func(fd uintptr)) error {
+	if f := d.file.Load(); f != nil && f.raw.Control(do) == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed.Load() {
 		return net.ErrClosed
 	}
-	return err
+	if f := d.file.Load(); f != nil {
+		return f.raw.Control(do)
+	}
+	do(uintptr(d.fd))
+	return nil
+}
+
+// giveUp does without the file. Before that it calls leave with the descriptor, which gets another number. Nothing depends on
+// its success.
+func (d *descriptor) giveUp(leave func(fd int)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.file.Load()
+	if f == nil || d.closed.Load() {
+		return
+	}
+	if control(f.raw, func(fd int) error {
+		other, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if errno != 0 {
+			return errno
+		}
+		leave(fd)
+		d.fd = int(other)
+		return nil
+	}) != nil {
+		return
+	}
+	d.file.Store(nil)
+	_ = f.Close() // the socket stays open
+}
+
+func (d *descriptor) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	if f := d.file.Load(); f != nil {
+		return f.Close()
+	}
+	return unix.Close(d.fd)
 }
 
 // endsOf returns both addresses of s.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"unique"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
@@ -87,10 +88,14 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if state.NegotiatedProtocol != api.ALPN && !reuses(state) {
 		return fmt.Errorf("peer did not agree on protocol %s", api.ALPN)
 	}
-	if !s.validNow(state.VerifiedChains) {
+	return s.verifyPeer(state.PeerCertificates[0], state.VerifiedChains)
+}
+
+// verifyPeer is the part of verifyConnection that may have another outcome later.
+func (s *settings) verifyPeer(leaf *x509.Certificate, chains [][]*x509.Certificate) error {
+	if !s.validNow(chains) {
 		return errNoValidChain
 	}
-	leaf := state.PeerCertificates[0]
 	if err := s.revocation(leaf); err != nil {
 		return err
 	}
@@ -156,17 +161,8 @@ func (s *settings) verifyService(state tls.ConnectionState) error {
 // log line.
 func (c *connection) describeTLS() {
 	state := c.tls.ConnectionState()
-	local, remote := endsOf(c.wire)
-	c.line.Peer = state.PeerCertificates[0].URIs[0].String()
+	// Most connections are with few peers.
+	c.line.Peer = unique.Make(state.PeerCertificates[0].URIs[0].String()).Value()
 	c.identify(state.PeerCertificates[0])
-	c.line.TLS = api.TLS{
-		Version: tls.VersionName(state.Version),
-		Cipher:  tls.CipherSuiteName(state.CipherSuite),
-		Resumed: state.DidResume,
-		Local:   local,
-		Remote:  remote,
-	}
-	if state.CurveID != 0 {
-		c.line.TLS.KeyExchange = state.CurveID.String()
-	}
+	c.line.session = session{cipher: tls.CipherSuiteName(state.CipherSuite), curve: state.CurveID, resumed: state.DidResume}
 }

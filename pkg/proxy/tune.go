@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"unique"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
@@ -36,15 +38,18 @@ func (c *connection) tune(keep bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if want == c.tuned && wire == c.tunedWire || c.sockets[0] != wire && c.sockets[1] != wire {
+	was := c.tuned.Value()
+	if want == was && wire == c.tunedWire || c.sockets[0] != wire && c.sockets[1] != wire {
 		return
 	}
-	var was tuning.Tuning
-	if wire == c.tunedWire {
-		was = c.tuned
+	if wire != c.tunedWire {
+		was = tuning.Tuning{}
 	}
 	_ = onSocket(wire, func(fd int) error { return want.Apply(fd, &was, c.proxy.times) })
-	c.tuned, c.tunedWire = want, wire
+	if want != c.tuned.Value() {
+		c.tuned = unique.Make(want)
+	}
+	c.tunedWire = wire
 }
 
 // tuneEarly is tune with the first data from the application, when most have set their options.
@@ -59,5 +64,5 @@ func (k *carrier) tunedBy(c *connection) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.tuned = tuned
-	return tuned.Congestion == ""
+	return tuned.Value().Congestion == ""
 }

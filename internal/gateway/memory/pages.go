@@ -66,12 +66,16 @@ func parseProgram(smaps, exe string) (p Program) {
 	return p
 }
 
-// Tidy gives back what a process does not need while it has nothing to do: garbage, and its Program, which it finds in the
-// page cache when it goes on, 64 KiB at a time.
+// Tidy gives back what a process does not need while it has nothing to do: garbage, and its Program.
 func (p Program) Tidy() {
 	// Pools let go of their buffers in the second collection, which is part of FreeOSMemory.
 	runtime.GC()
 	debug.FreeOSMemory()
+	p.GiveBack()
+}
+
+// GiveBack gives back the pages of p. The process finds them in the page cache when it goes on, 64 KiB at a time.
+func (p Program) GiveBack() {
 	for _, m := range p {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_DONTNEED)
 	}
