@@ -72,6 +72,11 @@ func (p Program) Tidy() {
 	// Pools let go of their buffers in the second collection, which is part of FreeOSMemory.
 	runtime.GC()
 	debug.FreeOSMemory()
+	p.Drop()
+}
+
+// Drop gives back the pages of a Program alone.
+func (p Program) Drop() {
 	for _, m := range p {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_DONTNEED)
 	}
