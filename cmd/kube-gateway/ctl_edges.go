@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -29,14 +30,9 @@ func ctlEdges(ctx context.Context, c *call, r control.Request) (err error) {
 	if status.State != api.Starting && status.State != api.Uncertified && status.State != api.Standby {
 		ctx, cancel := context.WithTimeoutCause(ctx, edgesTimeout, fmt.Errorf("no answer within %v", edgesTimeout))
 		defer cancel()
-		if edges, err = handoff.ReadEdges(ctx, handoff.EdgesPath(*c.socket)); err != nil {
-			return api.WithHint(err, "try again: the worker may be starting")
-		}
-		var earlier *api.Edges
-		if err := c.ask(ctx, control.Request{Op: control.OpInherited}, &earlier); err != nil {
+		if edges, err = readEdges(ctx, c); err != nil {
 			return err
 		}
-		edges = api.MergeEdges(edges, earlier)
 	}
 	edges.Pod, edges.PodIPs, edges.Existing = status.Pod, status.PodIPs, status.Existing
 	if edges.Edges == nil {
@@ -44,6 +40,27 @@ func ctlEdges(ctx context.Context, c *call, r control.Request) (err error) {
 	}
 	addBeside(edges, &status)
 	return c.print(edges, func(w io.Writer) { printEdges(w, edges) })
+}
+
+// readEdges returns the edges of the worker, and those of workers and gateways before. A worker that ends meanwhile is in both or
+// in neither: then they are read again.
+func readEdges(ctx context.Context, c *call) (*api.Edges, error) {
+	earlier := func() (e *api.Edges, err error) {
+		err = c.ask(ctx, control.Request{Op: control.OpInherited}, &e)
+		return e, err
+	}
+	before, err := earlier()
+	for err == nil {
+		var edges, after *api.Edges
+		if edges, err = handoff.ReadEdges(ctx, handoff.EdgesPath(*c.socket)); err != nil {
+			return nil, api.WithHint(err, "try again: the worker may be starting")
+		}
+		if after, err = earlier(); err == nil && reflect.DeepEqual(before, after) {
+			return api.MergeEdges(edges, after), nil
+		}
+		before = after
+	}
+	return nil, err
 }
 
 // Reasons of connections that no worker carries.

@@ -33,12 +33,14 @@ func supervise(ctx context.Context, args []string) error {
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
 	portTimeout := flags.Duration("port-timeout", supervisor.PortTimeout, "end after so long without a port that the pod uses otherwise")
+	recycleInterval := flags.Duration("recycle-interval", supervisor.RecycleInterval,
+		"replace an idle worker that has grown at most once in so long; 0 is never")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	material, err := takeMaterial()
 	if err == nil {
-		err = superviseWith(ctx, material, *timeout, *portTimeout)
+		err = superviseWith(ctx, material, *timeout, *portTimeout, *recycleInterval)
 	}
 	// The last words in a container are those of the gateway that runs there.
 	if err != nil && !errors.Is(err, control.ErrRuns) {
@@ -72,7 +74,7 @@ func statusPort() uint16 {
 	return port.Port
 }
 
-func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
+func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout, recycleInterval time.Duration) error {
 	if err := confine.HideMemory(); err != nil {
 		return err
 	}
@@ -105,6 +107,7 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 
 		CertificateTimeout: certificateTimeout,
 		PortTimeout:        portTimeout,
+		RecycleInterval:    recycleInterval,
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -79,6 +79,8 @@ func (l *lab) teller(n *netlab.Node) *teller {
 	}()
 	spec := l.spec(n)
 	spec.Log = end
+	// A fresh worker would hide what the one before has left.
+	spec.RecycleInterval = -1
 	return &teller{l.gateway(spec), told}
 }
 
@@ -93,8 +95,7 @@ func (g *teller) use(t *testing.T) (all [2]use) {
 			t.Fatalf("process %d does not say what it uses", pid)
 		}
 		all[i].Descriptors = len(must.Get(os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)))(t))
-		text := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))(t)
-		all[i].Anonymous = must.Get(strconv.Atoi(string(regexp.MustCompile(`\nRssAnon:\s*(\d+) kB`).FindSubmatch(text)[1])))(t)
+		all[i].Anonymous = must.Get(anonymous(pid))(t)
 	}
 	return all
 }

@@ -38,18 +38,19 @@ func runWorker(ctx context.Context, args []string) error {
 
 	takenOver := make(chan os.Signal, 1)
 	signal.Notify(takenOver, handoff.TakenOver)
+	after := make(chan struct{})
+	go func() {
+		<-takenOver
+		close(after)
+	}()
 
 	from, material, err := handoff.InheritWorker(args)
 	if err != nil {
 		return err
 	}
-	var peersAfter chan struct{}
-	if from.Shared {
-		peersAfter = make(chan struct{})
-		go func() {
-			<-takenOver
-			close(peersAfter)
-		}()
+	var peersAfter <-chan struct{}
+	if from.Shared == handoff.SharedPeer {
+		peersAfter = after
 	}
 	config, certificate, roots, err := material.Settings()
 	if err != nil {
@@ -64,18 +65,26 @@ func runWorker(ctx context.Context, args []string) error {
 		gates = append(gates, g)
 	}
 	log := proxy.NewLogger(os.Stdout, &from.Counters.Log, from.Spool)
-	defer log.Close(context.WithoutCancel(ctx))
 	var sources netip.Prefix
 	if from.Sources6 {
 		sources = bpf.Sources6()
 	}
 	program := memory.OwnProgram()
-	p, err := proxy.New(proxy.Options{
+	own := memory.OpenOwn()
+	var p *proxy.Proxy
+	resting := func() {
+		program.Tidy()
+		if own.Grown() > muchGrown && p.Idle() {
+			_ = from.WishReplacement() // without an answer it goes on
+		}
+		program.Drop()
+	}
+	p, err = proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
 		PeersAfter: peersAfter, Sources6: sources, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
-		Resting:      program.Tidy,
-		Quiet:        program.GiveBack,
+		Resting:      resting,
+		Quiet:        program.Drop,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
@@ -85,23 +94,43 @@ func runWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	// Nothing has come from the network yet.
-	confinement, err := confine.Apply(confine.Worker)
-	if err != nil {
-		log.Slog().Error("the worker goes on with less confinement", "error", err.Error())
-	}
+	confinement, notConfined := confine.Apply(confine.Worker)
 	// What starting up allocated is not needed again, nor is most of the code.
-	time.AfterFunc(time.Second, program.Tidy)
+	time.AfterFunc(time.Second, func() {
+		program.Tidy()
+		own.Grown()
+		program.Drop()
+	})
+	if err := from.Ready(confinement); err != nil {
+		return err
+	}
+	if from.Shared == handoff.SharedAll {
+		select {
+		case <-after:
+		case <-signals:
+			return nil
+		}
+	}
+	// Until here the lines in the spool may be another worker's.
+	defer log.Close(context.WithoutCancel(ctx))
+	if notConfined != nil {
+		log.Slog().Error("the worker goes on with less confinement", "error", notConfined.Error())
+	}
 	go func() {
 		if err := handoff.ServeEdges(ctx, from.Edges, p.Edges); err != nil {
 			log.Slog().Error("the edges of this gateway cannot be read", "error", err.Error())
 		}
 	}()
-	if err := from.Ready(confinement); err != nil {
-		return err
-	}
 	runtime.GOMAXPROCS(processors)
 	return serve(ctx, p, from, log, program, signals)
 }
+
+// muchGrown is by how many bytes an idle worker must have grown for a fresh one to be worth its start: a few connections take
+// two thirds of that for good, and 400 at a time three times as much.
+const muchGrown = 1 << 20
+
+// errBusy is why a worker does not stop accepting.
+var errBusy = errors.New("a connection is open")
 
 // revoke has p refuse the certificates that m says are revoked. The supervisor has checked that.
 func revoke(p *proxy.Proxy, config *api.Config, m *handoff.Material) error {
@@ -142,6 +171,12 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 	followed := make(chan error, 1)
 	go func() {
 		err := from.Follow(ctx, func(m *handoff.Material) error {
+			if m.Quiesce {
+				if !p.Quiesce() {
+					return errBusy
+				}
+				return nil
+			}
 			config, certificate, roots, err := m.Settings()
 			if err != nil {
 				return err

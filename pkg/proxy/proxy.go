@@ -172,6 +172,8 @@ type Proxy struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// quiescing has those who ask Serve to quiesce.
+	quiescing chan chan<- bool
 	// watching means that watchLost has a timer.
 	watching atomic.Bool
 	// dropped knows where the TCP option is of no use, and asking has the connections that try it.
@@ -222,6 +224,7 @@ func New(o Options) (*Proxy, error) {
 		untuned:    unique.Make(tuning.Tuning{}),
 		awake:      make(chan struct{}, 1),
 		many:       crowd{ready: make(chan struct{}, 1)},
+		quiescing:  make(chan chan<- bool),
 		aborting:   make(chan struct{}),
 	}
 	var err error
@@ -240,7 +243,6 @@ func New(o Options) (*Proxy, error) {
 	// The line about those that were left out may come a minute after the last connection.
 	stir := p.stir
 	p.options.Log.wrote.Store(&stir)
-	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()
 	if p.null, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,8 +22,8 @@ import (
 // Serve carries connections until ctx is done, then lets them finish for the drain timeout,
 // aborts the rest and returns nil. It closes the listener of other gateways at once, and the
 // others only when no connection is left, because the connect(2) of an application may have
-// been captured a moment ago. It serves the connections in the backlogs. It returns an error
-// only when a listener fails for good. It can be called once.
+// been captured a moment ago. It serves the connections in the backlogs. After Quiesce it leaves them, and the listeners, as they
+// are. It returns an error only when a listener fails for good. It can be called once.
 func (p *Proxy) Serve(ctx context.Context) error {
 	if p.served.Swap(true) {
 		return errors.New("the proxy has served already")
@@ -31,8 +32,8 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	p.FitMemory()
 	failed := make(chan error, len(p.listeners()))
 	start := func(l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(stream)) *acceptor {
-		a := newAcceptor(p, l, d, handle)
-		go a.runAfter(after, failed)
+		a := newAcceptor(p, l, d, after, handle)
+		go a.run(failed)
 		return a
 	}
 	var local []*acceptor
@@ -44,6 +45,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn stream) { p.admit(conn, api.WirePort) })
 	gates := p.serveGates()
+	all := append(slices.Clone(local), peer)
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -52,15 +54,25 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 
 	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-		err = fmt.Errorf("accepting connections: %w", err)
+	quiesced := false
+	for serving := true; serving; {
+		select {
+		case <-ctx.Done():
+			serving = false
+		case err = <-failed:
+			err = fmt.Errorf("accepting connections: %w", err)
+			serving = false
+		case answer := <-p.quiescing:
+			quiesced = quiesced || p.pause(all, gates, failed)
+			answer <- quiesced
+		}
 	}
-	peer.close()
-	// Peers get to know before the settling time that they must dial.
-	p.carriers.close()
-	p.drain(local, gates)
+	if !quiesced {
+		peer.close()
+		// Peers get to know before the settling time that they must dial.
+		p.carriers.close()
+		p.drain(local, gates)
+	}
 	stopSweep()
 	sweeper.Wait()
 	p.lot.close()
@@ -73,21 +85,35 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	return err
 }
 
-// serveGates serves the gates, and returns a function that closes them and waits until nothing more comes
-// of them.
-func (p *Proxy) serveGates() (closeAll func()) {
-	ctx, cancel := context.WithCancel(p.ctx)
-	var serving sync.WaitGroup
-	for _, g := range p.options.Gates {
-		serving.Go(func() { p.serveGate(ctx, g) })
+// Quiesce has Serve accept no more, unless a connection is open or waits, or a carrier is there: then it reports false, and
+// nothing has changed. What comes from then on waits in the backlogs and at the gates, for another process that has them.
+func (p *Proxy) Quiesce() bool {
+	answer := make(chan bool, 1)
+	select {
+	case p.quiescing <- answer:
+		return <-answer
+	case <-p.ctx.Done():
+		return false
 	}
-	return func() {
-		cancel()
-		for _, g := range p.options.Gates {
-			_ = g.Close() // it has nothing to lose
-		}
-		serving.Wait()
+}
+
+// Idle reports whether no connection is open or waits, and no carrier is kept.
+func (p *Proxy) Idle() bool { return !p.hasToSweep() && p.waiters.count.Load() == 0 }
+
+// pause stops acceptors and gates if p is idle then. Only what is no longer accepted cannot come after the look.
+func (p *Proxy) pause(acceptors []*acceptor, gates *gateServer, failed chan<- error) bool {
+	paused := gates.pause()
+	for _, a := range acceptors {
+		paused = a.pause() && paused
 	}
+	if paused && p.Idle() {
+		return true
+	}
+	gates.resume()
+	for _, a := range acceptors {
+		a.resume(failed)
+	}
+	return false
 }
 
 // Abort ends the drain timeout at once.
@@ -104,7 +130,7 @@ const stragglerTime = 250 * time.Millisecond
 func (p *Proxy) Linger(d time.Duration) { p.linger.Store(int64(d)) }
 
 // drain lets connections end, and aborts the rest after the drain timeout.
-func (p *Proxy) drain(local []*acceptor, closeGates func()) {
+func (p *Proxy) drain(local []*acceptor, gates *gateServer) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
 	defer cancel()
 	go func() {
@@ -126,7 +152,7 @@ func (p *Proxy) drain(local []*acceptor, closeGates func()) {
 	await(patience, p.carriers.empty())
 	// A connection that waits is still to come to its listener.
 	await(patience, p.waiters.empty())
-	closeGates()
+	gates.close()
 	for _, a := range local {
 		a.close()
 	}
@@ -161,19 +187,22 @@ type acceptor struct {
 	// handle adds a connection to the registry before it returns, so that no connection is
 	// missing there once all acceptors are closed.
 	handle func(stream)
-	// accepting is done to stop accepting, ended is closed when run returns.
-	accepting context.Context
-	stop      context.CancelFunc
-	ended     chan struct{}
+	// after is closed when there is something to accept, nil if there is from the start.
+	after <-chan struct{}
+	// accepting is done to stop accepting, running to pause, and ended is closed when run returns.
+	accepting, running context.Context
+	stop, halt         context.CancelFunc
+	ended              chan struct{}
 	// file is the listener's socket once more, because a net.TCPListener waits for nothing but its own
 	// Accept; nil where the listener is another.
 	file *os.File
 	raw  syscall.RawConn
 }
 
-func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, handle func(stream)) *acceptor {
-	accepting, stop := context.WithCancel(context.Background())
-	a := &acceptor{proxy: p, listener: l, direction: d, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
+func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(stream)) *acceptor {
+	a := &acceptor{proxy: p, listener: l, direction: d, handle: handle, after: after, ended: make(chan struct{})}
+	a.accepting, a.stop = context.WithCancel(context.Background())
+	a.running, a.halt = context.WithCancel(a.accepting)
 	if tcp, ok := l.(*net.TCPListener); ok {
 		a.again(tcp)
 	}
@@ -222,22 +251,40 @@ func (a *acceptor) accept() (stream, error) {
 	return conn, nil
 }
 
-// runAfter is run once after is closed, if it is not nil.
-func (a *acceptor) runAfter(after <-chan struct{}, failed chan<- error) {
+// pause has run return, and waits for that. It reports false where that cannot be, and run goes on.
+func (a *acceptor) pause() bool {
+	if a.file == nil || a.file.SetDeadline(time.Time{}) != nil {
+		return false
+	}
+	a.halt()
+	_ = a.file.SetDeadline(past()) // an error means that it is closed meanwhile
+	<-a.ended
+	return true
+}
+
+// resume undoes pause.
+func (a *acceptor) resume(failed chan<- error) {
+	if a.running.Err() == nil || a.accepting.Err() != nil {
+		return
+	}
+	a.running, a.halt = context.WithCancel(a.accepting)
+	a.ended = make(chan struct{})
+	// If that fails, run finds the same.
+	_ = a.file.SetDeadline(time.Time{})
+	go a.run(failed)
+}
+
+// run accepts, once after is closed, until close or pause is called. It survives every error except that the listener is
+// closed, which it reports to failed.
+func (a *acceptor) run(failed chan<- error) {
 	defer close(a.ended)
-	if after != nil {
+	if a.after != nil {
 		select {
-		case <-after:
-		case <-a.accepting.Done():
+		case <-a.after:
+		case <-a.running.Done():
 			return
 		}
 	}
-	a.run(failed)
-}
-
-// run accepts until close is called. It survives every error except that the listener is
-// closed, which it reports to failed.
-func (a *acceptor) run(failed chan<- error) {
 	var wait backOff
 	for {
 		conn, err := a.accept()
@@ -246,7 +293,7 @@ func (a *acceptor) run(failed chan<- error) {
 			a.begin(conn)
 			continue
 		}
-		if a.accepting.Err() != nil {
+		if a.running.Err() != nil {
 			return
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -261,7 +308,7 @@ func (a *acceptor) run(failed chan<- error) {
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}
 		select {
-		case <-a.accepting.Done():
+		case <-a.running.Done():
 			return
 		case <-time.After(delay):
 		}
@@ -272,7 +319,7 @@ func (a *acceptor) run(failed chan<- error) {
 // connection that comes in between before a byte of it is read.
 func (a *acceptor) close() {
 	a.stop()
-	if a.file == nil || a.file.SetDeadline(time.Unix(1, 0)) != nil {
+	if a.file == nil || a.file.SetDeadline(past()) != nil {
 		_ = a.listener.Close()
 		<-a.ended
 		return

@@ -35,6 +35,8 @@ type Gate interface {
 	// Note says that there was a connection to a destination just now, to which others then need not
 	// wait for a second, or that there was none.
 	Note(destination netip.AddrPort, works bool) error
+	// SetReadDeadline ends Next at t, and with the zero value never.
+	SetReadDeadline(t time.Time) error
 	Close() error
 }
 
@@ -94,26 +96,86 @@ func newWaiters(gates []Gate) *waiters {
 	return &waiters{gates: gates, all: make(map[wayIn]*waiting)}
 }
 
-// serveGate serves the connections of g until accepting is done. It survives every error: nobody else
+// gateServer serves the gates of a proxy.
+type gateServer struct {
+	proxy *Proxy
+	// accepting is done to stop for good, running to pause.
+	accepting, running context.Context
+	stop, halt         context.CancelFunc
+	serving            sync.WaitGroup
+}
+
+// serveGates starts to serve the gates.
+func (p *Proxy) serveGates() *gateServer {
+	s := &gateServer{proxy: p}
+	s.accepting, s.stop = context.WithCancel(p.ctx)
+	s.start()
+	return s
+}
+
+func (s *gateServer) start() {
+	s.running, s.halt = context.WithCancel(s.accepting)
+	for _, g := range s.proxy.options.Gates {
+		s.serving.Go(func() { s.serve(g) })
+	}
+}
+
+// close closes the gates and waits until nothing more comes of them.
+func (s *gateServer) close() {
+	s.stop()
+	for _, g := range s.proxy.options.Gates {
+		_ = g.Close() // it has nothing to lose
+	}
+	s.serving.Wait()
+}
+
+// pause leaves what comes to the gates there. It reports false where that cannot be.
+func (s *gateServer) pause() bool {
+	for _, g := range s.proxy.options.Gates {
+		if g.SetReadDeadline(time.Time{}) != nil {
+			return false
+		}
+	}
+	s.halt()
+	for _, g := range s.proxy.options.Gates {
+		_ = g.SetReadDeadline(past())
+	}
+	s.serving.Wait()
+	return true
+}
+
+// resume undoes pause.
+func (s *gateServer) resume() {
+	if s.running.Err() == nil || s.accepting.Err() != nil {
+		return
+	}
+	for _, g := range s.proxy.options.Gates {
+		_ = g.SetReadDeadline(time.Time{})
+	}
+	s.start()
+}
+
+// serve serves the connections of g until running is done. It survives every error: nobody else
 // answers those that wait.
-func (p *Proxy) serveGate(accepting context.Context, g Gate) {
+func (s *gateServer) serve(g Gate) {
+	running := s.running
 	var wait backOff
 	for {
 		syn, err := g.Next()
 		if err == nil {
 			wait = 0
-			p.knock(accepting, g, syn)
+			s.proxy.knock(s.accepting, g, syn)
 			continue
 		}
-		if accepting.Err() != nil {
+		if running.Err() != nil {
 			return
 		}
 		delay := wait.next()
-		if held, ok := p.exhausted.allow(); ok {
-			p.options.Log.Slog().Error("cannot see connections that wait", "error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
+		if held, ok := s.proxy.exhausted.allow(); ok {
+			s.proxy.options.Log.Slog().Error("cannot see connections that wait", "error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}
 		select {
-		case <-accepting.Done():
+		case <-running.Done():
 			return
 		case <-time.After(delay):
 		}

@@ -35,23 +35,53 @@ type testGate struct {
 	attempts sync.Map
 
 	mu sync.Mutex
+	// past is closed by a deadline.
+	past chan struct{}
 	// works is what Note was called with last, notes how often.
 	works map[netip.AddrPort]bool
 	notes int
 }
 
 func newGate() *testGate {
-	g := &testGate{syns: make(chan *knock.SYN), closed: make(chan struct{}), works: make(map[netip.AddrPort]bool)}
+	g := &testGate{syns: make(chan *knock.SYN), closed: make(chan struct{}), past: make(chan struct{}), works: make(map[netip.AddrPort]bool)}
 	g.close = sync.OnceFunc(func() { close(g.closed) })
 	return g
 }
 
 func (g *testGate) Close() error { g.close(); return nil }
 
+func (g *testGate) SetReadDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended := false
+	select {
+	case <-g.past:
+		ended = true
+	default:
+	}
+	switch {
+	case t.IsZero() && ended:
+		g.past = make(chan struct{})
+	case !t.IsZero() && !ended:
+		close(g.past)
+	}
+	return nil
+}
+
 func (g *testGate) Next() (*knock.SYN, error) {
+	g.mu.Lock()
+	past := g.past
+	g.mu.Unlock()
+	select {
+	case <-past:
+		return nil, os.ErrDeadlineExceeded
+	default:
+	}
 	select {
 	case s := <-g.syns:
 		return s, nil
+	case <-past:
+		return nil, os.ErrDeadlineExceeded
 	case <-g.closed:
 		return nil, os.ErrClosed
 	}

@@ -21,6 +21,8 @@ import (
 // reply, so a worker that talks too much fills its own socket buffer and nothing else.
 type Channel struct {
 	conn *net.UnixConn
+	// wishes is a pipe in which each byte is a wish of the worker.
+	wishes *os.File
 	// first is what AwaitReady sends.
 	first *os.File
 	// number is that of the settings that were sent last.
@@ -121,9 +123,18 @@ func (c *Channel) send(material *os.File) error {
 	return nil
 }
 
+// AwaitWish waits until the worker wishes for a fresh one in its place, because it has grown and is idle. An error means that it
+// wishes no more. Wishes that nobody awaits fill a pipe and nothing else.
+func (c *Channel) AwaitWish() error {
+	var b [1]byte
+	_, err := c.wishes.Read(b[:])
+	return err
+}
+
 // Close closes the supervisor's end, which ends the worker.
 func (c *Channel) Close() {
 	c.conn.Close()
+	c.wishes.Close()
 	c.first.Close()
 }
 

@@ -61,3 +61,9 @@ func mapShared(f *os.File) (*SharedMemory, error) {
 	}
 	return &SharedMemory{(*traffic.Counters)(unsafe.Pointer(unsafe.SliceData(memory))), journal.NewSpool(memory[countersSize:])}, nil
 }
+
+// FreeSpool gives back the memory of the spool in such a file, whose lines are lost: everything in it is zero then.
+func FreeSpool(f *os.File) error {
+	return os.NewSyscallError("fallocate",
+		unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(countersSize), journal.SpoolSize))
+}

@@ -17,10 +17,15 @@ type Start struct {
 	Files []*os.File
 	// end is the child's end of a socket.
 	end *os.File
+	// wish is the worker's end of a pipe, nil for other children.
+	wish *os.File
 }
 
 // Close closes the child's files that the supervisor does not need after the start.
-func (s *Start) Close() { s.end.Close() }
+func (s *Start) Close() {
+	s.end.Close()
+	s.wish.Close()
+}
 
 // firstFile is the first descriptor of exec.Cmd.ExtraFiles in the child.
 const firstFile = 3

@@ -30,6 +30,9 @@ type Material struct {
 	// Reset asks the worker that this is sent to for a reset of the open connections that the
 	// configuration forbids.
 	Reset bool `json:"reset,omitempty"`
+	// Quiesce asks the worker that this is sent to, instead of bringing settings, to accept no more, which it refuses if a
+	// connection is open.
+	Quiesce bool `json:"quiesce,omitempty"`
 }
 
 // String keeps the key out of logs that print a Material by mistake.

@@ -34,12 +34,23 @@ type Listeners struct {
 	Waiting []*os.File
 	// Sources6 says that the worker can dial applications from bpf.Sources6.
 	Sources6 bool
-	// Shared says that another gateway serves Peer, and its worker accepts there until TakenOver.
-	Shared bool
+	// Shared are those that another worker serves until TakenOver.
+	Shared Shared
 }
 
+// Shared says which listeners, and sockets in Waiting, another worker serves.
+type Shared int
+
+const (
+	SharedNone Shared = iota
+	// SharedPeer is Peer, which the worker of another gateway serves.
+	SharedPeer
+	// SharedAll is everything, Edges and the shared memory included, which an earlier worker of this gateway serves.
+	SharedAll
+)
+
 // Signals for a worker. HandedOver ends it as SIGTERM does, because another gateway has taken over.
-// TakenOver lets it accept connections from a shared listener.
+// TakenOver lets it serve what is Shared.
 const (
 	HandedOver = syscall.SIGUSR1
 	TakenOver  = syscall.SIGUSR2
@@ -52,7 +63,7 @@ const (
 	waitingSockets   = "waiting-sockets"
 	memoryFiles      = "memory-files"
 	manySources      = "ipv6-sources"
-	sharedListener   = "shared-listener"
+	sharedListeners  = "shared-listeners"
 )
 
 // ForWorker returns what a worker is started with, and the channel to it, over which the material
@@ -62,23 +73,29 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 	if err != nil {
 		return nil, nil, err
 	}
-	first, err := unix.FcntlInt(material.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	wishes, wish, err := os.Pipe()
+	first := -1
+	if err == nil {
+		first, err = unix.FcntlInt(material.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	}
 	if err != nil {
 		ours.Close()
 		theirs.Close()
+		wishes.Close()
+		wish.Close()
 		return nil, nil, fmt.Errorf("keeping the material for the worker: %w", err)
 	}
-	return &Channel{conn: ours, first: os.NewFile(uintptr(first), "material")}, &Start{
+	return &Channel{conn: ours, wishes: wishes, first: os.NewFile(uintptr(first), "material")}, &Start{
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + waitingSockets, strconv.Itoa(len(l.Waiting)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
 			"--" + manySources + "=" + strconv.FormatBool(l.Sources6),
-			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
+			"--" + sharedListeners, strconv.Itoa(int(l.Shared)),
 		},
-		Files: slices.Concat([]*os.File{theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files()),
-		end:   theirs,
+		Files: slices.Concat([]*os.File{theirs, wish, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files()),
+		end:   theirs, wish: wish,
 	}, nil
 }
 
@@ -86,15 +103,17 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 type Worker struct {
 	*SharedMemory
 	// Capture, Peer, Inband, Edges, Sources6 and Shared are those of Listeners.
-	Capture, Inband  []net.Listener
-	Peer, Edges      net.Listener
-	Sources6, Shared bool
+	Capture, Inband []net.Listener
+	Peer, Edges     net.Listener
+	Sources6        bool
+	Shared          Shared
 	// Waiting are those of Listeners.
 	Waiting []*os.File
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
 	Memory *memory.Gauge
 
 	channel workerChannel
+	wish    *os.File
 }
 
 // InheritWorker takes over what ForWorker returned: args are what follows the command. It asks for the
@@ -108,7 +127,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	var w Worker
 	flags.BoolVar(&w.Sources6, manySources, false, "applications can be dialled from many IPv6 addresses")
-	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
+	flags.IntVar((*int)(&w.Shared), sharedListeners, 0, "which listeners another worker serves")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -128,6 +147,7 @@ func (w *Worker) inherit(files *inherited, capture, inband int) error {
 		return err
 	}
 	w.channel = workerChannel{conn}
+	w.wish = files.file("wish for a fresh worker")
 	counters := files.file("counters")
 	defer counters.Close()
 	if w.SharedMemory, err = mapShared(counters); err != nil {
@@ -149,6 +169,12 @@ func (w *Worker) inherit(files *inherited, capture, inband int) error {
 // Ready tells the supervisor that the worker accepts connections, and how it is confined.
 func (w *Worker) Ready(c api.Confinement) error {
 	return w.channel.send(reply{kind: replyReady, number: encodeConfinement(c)})
+}
+
+// WishReplacement tells the supervisor that this worker has grown and is idle. An error means that it does not hear.
+func (w *Worker) WishReplacement() error {
+	_, err := w.wish.Write([]byte{0})
+	return err
 }
 
 // Follow hands new material to apply as the supervisor sends it, and tells the supervisor

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,6 +75,9 @@ func open(socket *os.File, programs Programs) (*Gate, error) {
 
 // Close ends Next.
 func (g *Gate) Close() error { return g.file.Close() }
+
+// SetReadDeadline ends Next at t, and with the zero value never.
+func (g *Gate) SetReadDeadline(t time.Time) error { return g.file.SetReadDeadline(t) }
 
 // Next waits for a SYN, which may be one that was sent again. The error is os.ErrClosed after Close.
 func (g *Gate) Next() (*SYN, error) {

@@ -71,11 +71,11 @@ func (p Program) Tidy() {
 	// Pools let go of their buffers in the second collection, which is part of FreeOSMemory.
 	runtime.GC()
 	debug.FreeOSMemory()
-	p.GiveBack()
+	p.Drop()
 }
 
-// GiveBack gives back the pages of p. The process finds them in the page cache when it goes on, 64 KiB at a time.
-func (p Program) GiveBack() {
+// Drop gives back the pages of p alone. The process finds them in the page cache when it goes on, 64 KiB at a time.
+func (p Program) Drop() {
 	for _, m := range p {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_DONTNEED)
 	}

@@ -44,6 +44,15 @@ func (m *podMemory) limit() int64 {
 	return reading.Limit
 }
 
+// hasRoom reports whether so many bytes more leave the reserve free.
+func (m *podMemory) hasRoom(bytes int64) bool {
+	if m.gauge == nil {
+		return true
+	}
+	reading, err := m.gauge.Read(math.MaxInt64)
+	return err == nil && (reading.Limit == memory.Unlimited || reading.Left >= bytes+memory.Reserve(reading.Limit))
+}
+
 // describe returns the memory as it is, or nil.
 func (m *podMemory) describe() *api.Memory {
 	if m.gauge == nil {

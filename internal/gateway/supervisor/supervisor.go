@@ -50,6 +50,8 @@ type Options struct {
 	// PortTimeout is how long a gateway waits for a port that another socket of the pod
 	// holds.
 	PortTimeout time.Duration
+	// RecycleInterval is the least time between two fresh workers in the place of idle ones that have grown; 0 is never.
+	RecycleInterval time.Duration
 }
 
 // supervisor is a gateway, seen from its privileged half.
@@ -64,6 +66,9 @@ type supervisor struct {
 	oom      protection
 	handover
 	inherited inherited
+
+	// recycled is when a fresh worker was last started in the place of an idle one. It belongs to keepWorker.
+	recycled time.Time
 
 	// rest gives memory back once nothing has happened for restAfter.
 	rest *time.Timer

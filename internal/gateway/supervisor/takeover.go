@@ -154,7 +154,7 @@ func (s *supervisor) standBy(ctx context.Context) (bool, error) {
 	}
 	switch {
 	case p.err == nil && p.peer != nil:
-		s.listeners.Peer, s.listeners.Shared = p.peer, true
+		s.listeners.Peer, s.listeners.Shared = p.peer, handoff.SharedPeer
 		s.predecessor = p
 		s.programs.Beside(true)
 	case p.err != nil && s.listeners.openPeer(ctx) != nil:
@@ -182,7 +182,7 @@ func (s *supervisor) takeOverBy(w *worker, attach func() error) error {
 		_ = p.Send(&handoff.Message{Refused: err.Error()})
 		return err
 	}
-	s.listeners.Shared = false
+	s.listeners.Shared = handoff.SharedNone
 	return w.signal(handoff.TakenOver)
 }
 
@@ -229,10 +229,12 @@ func (s *supervisor) followTotals(p *predecessor) {
 	}
 }
 
-// inherited are the totals of the gateways before.
+// inherited are the totals of the gateways before, and of earlier workers what is not in memory that they share.
 type inherited struct {
 	mu     sync.Mutex
 	totals *handoff.Totals
+	// workers are the edges of earlier workers of this gateway.
+	workers *api.Edges
 }
 
 func (i *inherited) set(t *handoff.Totals) {
@@ -265,9 +267,9 @@ func (i *inherited) edges() *api.Edges {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.totals == nil {
-		return nil
+		return i.workers
 	}
-	return i.totals.Edges
+	return api.MergeEdges(i.totals.Edges, i.workers)
 }
 
 // addTo adds the totals to a status.

@@ -51,50 +51,56 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 	}
 }
 
-// runWorker runs one worker until it ends, and says why it did. When ctx is done,
+// runWorker runs one worker until it ends, or fresh ones in its place, and says why the last one did. When ctx is done,
 // the worker lets its connections end first, as long as the end has patience.
 func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
-	w, err := s.startWorker()
+	w, err := s.startWorker(s.listeners.Shared)
 	if err != nil {
 		return err
 	}
-	defer w.channel.Close()
-	timeout := time.NewTimer(readyTimeout)
-	defer timeout.Stop()
-	select {
-	case err := <-w.ready:
-		if err != nil {
-			return errors.Join(err, w.kill())
-		}
-	case <-w.done:
-		return w.reason()
-	case <-timeout.C:
-		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
-	case <-ctx.Done():
-		return w.kill()
+	defer func() { w.channel.Close() }()
+	if err := w.awaitReady(ctx); err != nil {
+		return err
 	}
 	if err := s.startServing(w, restarts); err != nil {
 		return errors.Join(err, w.kill())
 	}
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-		patience, cancel := s.end.patience()
-		defer cancel()
-		first := syscall.SIGTERM
-		if s.end.isHandedOver() {
-			first = handoff.HandedOver
+	// due is when a fresh worker is started. Meanwhile further wishes change nothing.
+	var due <-chan time.Time
+	for {
+		wishes := w.wishes
+		if due != nil || s.RecycleInterval <= 0 {
+			wishes = nil
 		}
-		if err := w.drain(patience, first); err != nil {
-			return err
+		select {
+		case <-wishes:
+			due = time.After(s.untilRecycling())
+			continue
+		case <-due:
+			due = nil
+			if fresh := s.recycle(ctx, w); fresh != nil {
+				w = fresh
+			}
+			continue
+		case <-w.done:
+		case <-ctx.Done():
+			patience, cancel := s.end.patience()
+			defer cancel()
+			first := syscall.SIGTERM
+			if s.end.isHandedOver() {
+				first = handoff.HandedOver
+			}
+			if err := w.drain(patience, first); err != nil {
+				return err
+			}
 		}
+		s.settings.Lock()
+		defer s.settings.Unlock()
+		if s.settings.worker == w {
+			s.settings.worker = nil
+		}
+		return w.reason()
 	}
-	s.settings.Lock()
-	defer s.settings.Unlock()
-	if s.settings.worker == w {
-		s.settings.worker = nil
-	}
-	return w.reason()
 }
 
 // startServing starts the capture for a worker that is ready. From then on the worker gets
@@ -119,16 +125,21 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 		s.startExisting(s.settings.config.Existing)
 		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
 	}
+	s.serves(w, restarts)
+	if !closed(s.serving) {
+		close(s.serving)
+	}
+	return nil
+}
+
+// serves has the status name w.
+func (s *supervisor) serves(w *worker, restarts int) {
 	s.update(func(st *api.Status) {
 		st.State, st.Reason = api.Ready, ""
 		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts, Confinement: w.confinement}
 		st.Capture.Programs = s.programs.Attached()
 	})
-	if !closed(s.serving) {
-		close(s.serving)
-	}
 	s.rest.Reset(restAfter)
-	return nil
 }
 
 // worker is one run of the unprivileged process that carries the traffic.
@@ -141,16 +152,20 @@ type worker struct {
 	// then.
 	ready       chan error
 	confinement api.Confinement
+	// wishes has a value for each wish of the worker for a fresh one in its place.
+	wishes chan struct{}
 }
 
-// startWorker starts a worker with the newest material.
-func (s *supervisor) startWorker() (*worker, error) {
+// startWorker starts a worker with the newest material, beside others that serve what is shared.
+func (s *supervisor) startWorker(shared handoff.Shared) (*worker, error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if s.settings.draining {
 		return nil, errDraining
 	}
-	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &s.listeners.Listeners, s.memory.gauge)
+	listeners := s.listeners.Listeners
+	listeners.Shared = shared
+	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &listeners, s.memory.gauge)
 	if err != nil {
 		return nil, err
 	}
@@ -160,15 +175,40 @@ func (s *supervisor) startWorker() (*worker, error) {
 		channel.Close()
 		return nil, err
 	}
-	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1)}
+	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1), wishes: make(chan struct{})}
 	go func() {
 		var err error
 		// How a worker has ended is in child.
 		if w.confinement, err = channel.AwaitReady(); !errors.Is(err, io.EOF) {
 			w.ready <- err
 		}
+		for err == nil && channel.AwaitWish() == nil {
+			select {
+			case w.wishes <- struct{}{}:
+			case <-w.done:
+			}
+		}
 	}()
 	return w, nil
+}
+
+// awaitReady waits until the worker is ready. After an error it has ended.
+func (w *worker) awaitReady(ctx context.Context) error {
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-w.ready:
+		if err != nil {
+			return errors.Join(err, w.kill())
+		}
+		return nil
+	case <-w.done:
+		return w.reason()
+	case <-timeout.C:
+		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), w.kill())
+	}
 }
 
 // drain has the worker let its connections end, by the first signal, and abort the rest when patience

@@ -66,6 +66,9 @@ type Spec struct {
 	CertificateTimeout time.Duration
 	// PortTimeout is how long the gateway waits for a port, its default if zero.
 	PortTimeout time.Duration
+	// RecycleInterval is how often an idle worker that has grown is replaced at most: the gateway's default if zero, never if
+	// negative.
+	RecycleInterval time.Duration
 	// StatusPort is that of an api.StatusPort, 0 for none.
 	StatusPort uint16
 	// FIPS has the gateway run in FIPS 140-3 mode.
@@ -157,6 +160,9 @@ func Launch(s Spec) (*Gateway, error) {
 	}
 	if s.PortTimeout != 0 {
 		command.Args = append(command.Args, "--port-timeout", s.PortTimeout.String())
+	}
+	if s.RecycleInterval != 0 {
+		command.Args = append(command.Args, "--recycle-interval", max(0, s.RecycleInterval).String())
 	}
 	process, err := s.Node.TryStart(container.In(command))
 	if err != nil {
