@@ -43,13 +43,13 @@ type carrier struct {
 	session      session
 	// dialled means that this gateway has dialled the other one, urgent that both know urgent frames.
 	dialled, urgent bool
-	// owes means that the accepting side has not answered yet.
-	owes atomic.Bool
 	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
 	// means that the TLS connection may hold more, so that there is nothing to wait for. at is where the
 	// connection current is that the dialling side reads for.
-	more    bool
-	at      reading
+	more bool
+	at   reading
+	// owes means that the accepting side has not answered yet. The direction from the application may answer, too.
+	owes    atomic.Bool
 	frames  frames
 	in      *buffer
 	r, w    int
