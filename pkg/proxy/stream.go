@@ -77,10 +77,10 @@ func (s *bareSocket) Write(p []byte) (n int, err error) {
 func (s *bareSocket) Close() error { return s.end(s.descriptor.close) }
 
 // SetDeadline is that of net.Conn.
-func (s *bareSocket) SetDeadline(t time.Time) error {
-	return s.bound(t, func(t time.Time) error {
-		return s.descriptor.with(func(f *openSocket) error { return f.SetDeadline(t) })
-	})
+func (s *bareSocket) SetDeadline(t time.Time) error { return s.bound(t, s.setDeadline) }
+
+func (s *bareSocket) setDeadline(t time.Time) error {
+	return s.descriptor.with(func(f *openSocket) error { return f.SetDeadline(t) })
 }
 
 // SetReadDeadline is that of net.Conn.

@@ -38,12 +38,12 @@ func (c *connection) tune(keep bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	was := c.tuned.Value()
-	if want == was && wire == c.tunedWire || c.sockets[0] != wire && c.sockets[1] != wire {
+	if want == c.tuned.Value() && wire == c.tunedWire || c.sockets[0] != wire && c.sockets[1] != wire {
 		return
 	}
-	if wire != c.tunedWire {
-		was = tuning.Tuning{}
+	var was tuning.Tuning
+	if wire == c.tunedWire {
+		was = c.tuned.Value()
 	}
 	_ = onSocket(wire, func(fd int) error { return want.Apply(fd, &was, c.proxy.times) })
 	if want != c.tuned.Value() {
