@@ -360,8 +360,14 @@ func (r *plainReader) begin() {
 
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
-	room := r.beforeMark(fd, r.kept.bound(b.b[r.reserve:sealPayload[b.class]-r.tail]))
-	n, err := readFD(fd, room)
+	room := r.kept.bound(b.b[r.reserve : sealPayload[b.class]-r.tail])
+	n, err := 0, error(nil)
+	if r.urgent, err = r.atMark(fd); err == nil {
+		if r.urgent {
+			room = room[:min(1, len(room))]
+		}
+		n, err = readFD(fd, room)
+	}
 	switch {
 	case err == unix.EAGAIN && !r.poll:
 		r.pools.put(b)
@@ -391,10 +397,14 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 // readMore reads what is there behind little data: an application that answers and closes has often done
 // both by then, and the end travels with the answer.
 func (r *plainReader) readMore(fd uintptr, room []byte) int {
-	if r.marks && atMark(fd) {
+	n := 0
+	marked, err := r.atMark(fd)
+	if marked {
 		return 0
 	}
-	n, err := readFD(fd, room)
+	if err == nil {
+		n, err = readFD(fd, room)
+	}
 	switch {
 	case err == unix.EAGAIN:
 	case err != nil:

@@ -31,13 +31,16 @@ func oobInline(fd int, on bool) error {
 	return setOption(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
 }
 
-// beforeMark bounds what may be read next, which is a single byte at a mark.
-func (r *plainReader) beforeMark(fd uintptr, room []byte) []byte {
-	r.urgent = r.marks && atMark(fd)
-	if r.urgent {
-		return room[:min(1, len(room))]
+// atMark reports whether what has come to r begins with urgent data, which is read alone. The error is what a read would return,
+// EAGAIN if nothing has come: a mark that comes with data after the question would be missed.
+func (r *plainReader) atMark(fd uintptr) (bool, error) {
+	if !r.marks {
+		return false, nil
 	}
-	return room
+	if errno := peek(int(fd)); errno != 0 {
+		return false, errno
+	}
+	return atMark(fd), nil
 }
 
 // writeUrgent writes b to s with the mark at its last byte.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // sayUrgent has an application send data with a mark.
@@ -137,6 +138,36 @@ func TestUrgentDataToAnOlderPeer(t *testing.T) {
 			sayUrgent(t, from)
 			expect(t, to, "beforebehind")
 		}, protocol, api.ALPN)
+	}
+}
+
+// TestUrgentDataMeanwhile comes at any moment of a read.
+func TestUrgentDataMeanwhile(t *testing.T) {
+	near, far := sockets(t)
+	r := must.Get(newPlainReader(near, new(bufferPools), new(atomic.Bool)))(t)
+	r.findUrgent(true)
+	const times = 5_000
+	next := make(chan struct{})
+	go func() {
+		for range next {
+			if writeUrgent(far, []byte("!")) != nil {
+				return
+			}
+		}
+	}()
+	defer close(next)
+	for i := range times {
+		next <- struct{}{}
+		for start := time.Now(); time.Since(start) < time.Duration(i%50)*time.Microsecond; {
+		}
+		b, size, err := r.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(b.b[:size]); got != "!" || !r.urgent {
+			t.Fatalf("after %d: read %q, urgent: %t", i, got, r.urgent)
+		}
+		r.pools.put(b)
 	}
 }
 
