@@ -92,6 +92,24 @@ func TestSettingsReachTheWorker(t *testing.T) {
 	}
 }
 
+// TestWishesThatNobodyHears: a worker does not wait for them, and the supervisor hears one of them later.
+func TestWishesThatNobodyHears(t *testing.T) {
+	wishes, wish, err := os.Pipe()
+	must.Do(t, err)
+	defer wishes.Close()
+	defer wish.Close()
+	var w Worker
+	must.Do(t, w.wishBy(wish))
+	// A pipe holds no more than a MiB (pipe(7)).
+	for n := 0; err == nil && n <= 1<<20; n++ {
+		err = w.WishReplacement()
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a full pipe: %v", err)
+	}
+	must.Do(t, (&Channel{wishes: wishes}).AwaitWish())
+}
+
 func TestWorkerEndsWithoutASupervisor(t *testing.T) {
 	ours, theirs := ends(t)
 	done := follow(t.Context(), theirs, func(*Material) error { return nil })

@@ -147,7 +147,9 @@ func (w *Worker) inherit(files *inherited, capture, inband int) error {
 		return err
 	}
 	w.channel = workerChannel{conn}
-	w.wish = files.file("wish for a fresh worker")
+	if err := w.wishBy(files.file("wish for a fresh worker")); err != nil {
+		return err
+	}
 	counters := files.file("counters")
 	defer counters.Close()
 	if w.SharedMemory, err = mapShared(counters); err != nil {
@@ -171,7 +173,15 @@ func (w *Worker) Ready(c api.Confinement) error {
 	return w.channel.send(reply{kind: replyReady, number: encodeConfinement(c)})
 }
 
-// WishReplacement tells the supervisor that this worker has grown and is idle. An error means that it does not hear.
+// wishBy has wishes go to a pipe.
+func (w *Worker) wishBy(pipe *os.File) error {
+	w.wish = pipe
+	// Behind Fd, which makes it block.
+	return os.NewSyscallError("fcntl", unix.SetNonblock(int(pipe.Fd()), true))
+}
+
+// WishReplacement tells the supervisor that this worker has grown and is idle. It does not wait: an error means that many
+// wishes have not been heard.
 func (w *Worker) WishReplacement() error {
 	_, err := w.wish.Write([]byte{0})
 	return err
