@@ -183,8 +183,16 @@ func (w *Worker) wishBy(pipe *os.File) error {
 // WishReplacement tells the supervisor that this worker has grown and is idle. It does not wait: an error means that many
 // wishes have not been heard.
 func (w *Worker) WishReplacement() error {
-	_, err := w.wish.Write([]byte{0})
-	return err
+	raw, err := w.wish.SyscallConn()
+	if err != nil {
+		return err
+	}
+	// A File would wait.
+	var failed error
+	if err := raw.Control(func(fd uintptr) { _, failed = unix.Write(int(fd), []byte{0}) }); err != nil {
+		return err
+	}
+	return os.NewSyscallError("write", failed)
 }
 
 // Follow hands new material to apply as the supervisor sends it, and tells the supervisor
