@@ -4,8 +4,10 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -114,11 +116,19 @@ func (s *stream) expectEnd() error {
 	return err
 }
 
+// portTimeout bounds the wait for a port: in a pod, the process of the measurement before may be about to end.
+const portTimeout = 5 * time.Second
+
 func listen(address string) (*net.TCPListener, error) {
 	a, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	// A listener made this way is not an MPTCP one, unlike net.Listen's.
-	return net.ListenTCP("tcp", a)
+	for deadline := time.Now().Add(portTimeout); ; time.Sleep(portTimeout / 100) {
+		// A listener made this way is not an MPTCP one, unlike net.Listen's.
+		ln, err := net.ListenTCP("tcp", a)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return ln, err
+		}
+	}
 }

@@ -12,19 +12,15 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
-// loadTimeout bounds what takes a tenth of a second, and much longer on a busy node or in a pod that has little memory left.
-const loadTimeout = time.Minute
-
 // loadApart has a process of its own load the programs, which hands them over and ends: what that takes, 12 MiB for 50 ms, is gone
 // with it. It has the privileges of this process, its oom_score_adj included, because there is no gateway without it, but nothing of
-// its environment and its open files. If this process ends before, what is loaded has no owner, and the kernel frees it. A loader that
-// is not done within loadTimeout, or when ctx is, is killed.
+// its environment and its open files. If this process ends before, what is loaded has no owner, and the kernel frees it. A loader
+// ends itself after a minute, and is killed when ctx is done.
 func (s *supervisor) loadApart(ctx context.Context) (*bpf.Loaded, error) {
 	conn, start, err := handoff.ForLoader()
 	if err != nil {
@@ -32,22 +28,19 @@ func (s *supervisor) loadApart(ctx context.Context) (*bpf.Loaded, error) {
 	}
 	defer conn.Close()
 	command := slices.Concat(s.LoaderCommand, []string{strconv.FormatInt(s.memory.limit(), 10)})
-	ctx, cancel := context.WithTimeoutCause(ctx, loadTimeout, fmt.Errorf("the loader was not done within %v", loadTimeout))
 	loader := exec.CommandContext(ctx, command[0], command[1:]...)
 	loader.Env, loader.Dir, loader.Stderr, loader.ExtraFiles = []string{}, "/", os.Stderr, start.Files
 	err = loader.Start()
 	start.Close()
 	if err != nil {
-		cancel()
 		return nil, fmt.Errorf("starting the loader: %w", err)
 	}
 	loaded, err := bpf.ReceiveLoaded(conn)
 	if err == nil {
 		// It has nothing to do any more but to end.
-		s.background.Go(func() { _ = loader.Wait(); cancel() })
+		s.background.Go(func() { _ = loader.Wait() })
 		return loaded, nil
 	}
-	defer cancel()
 	switch end := loader.Wait(); {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)

@@ -115,6 +115,8 @@ func (s *supervisor) handToFresh(w, fresh *worker) error {
 	}
 	st, _ := s.snapshot()
 	s.serves(fresh, st.Worker.Restarts)
+	// The timer of the question wakes this process once more.
+	s.rest.Reset(applyTimeout + restAfter)
 	return nil
 }
 
