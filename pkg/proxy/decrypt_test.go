@@ -366,6 +366,18 @@ func readByRecords(t testing.TB, config *tls.Config, program []byte, piece int, 
 	}
 }
 
+// relayedRecords returns a recordConn whose handshake is over, the other end of its socket, its TLS connection, and who writes to
+// that and reads from it.
+func relayedRecords(t testing.TB) (c *recordConn, far *net.TCPConn, secured *tls.Conn, f, reader *forger) {
+	t.Helper()
+	c, far = newTestRecordConn(t)
+	secured = tls.Server(c, forgersServer(t))
+	f, reader = newForgers(t, secured, far)
+	must.Do(t, c.flush())
+	c.startRelay()
+	return c, far, secured, f, reader
+}
+
 // sameReading compares the two, and returns how often records were decrypted without tls.Conn.
 func sameReading(t testing.TB, config *tls.Config, program []byte, piece int, waits []int) int {
 	t.Helper()
@@ -439,11 +451,7 @@ func TestDecryptAsTLSDoes(t *testing.T) {
 
 // TestEmptyRecordsAmongData: what crypto/tls bounds is empty records in a row, also where data between them does not pass it.
 func TestEmptyRecordsAmongData(t *testing.T) {
-	c, far := newTestRecordConn(t)
-	secured := tls.Server(c, forgersServer(t))
-	f, _ := newForgers(t, secured, far)
-	must.Do(t, c.flush())
-	c.startRelay()
+	c, far, secured, f, _ := relayedRecords(t)
 	for i := range 100 {
 		f.seal(kindData, []byte("data"), 0)
 		f.seal(kindData, nil, 0)
@@ -462,11 +470,7 @@ func TestEmptyRecordsAmongData(t *testing.T) {
 
 // TestDecryptBehindMuch: what has no room behind what is held comes with the next call.
 func TestDecryptBehindMuch(t *testing.T) {
-	c, far := newTestRecordConn(t)
-	secured := tls.Server(c, forgersServer(t))
-	f, _ := newForgers(t, secured, far)
-	must.Do(t, c.flush())
-	c.startRelay()
+	c, far, secured, f, _ := relayedRecords(t)
 	want := must.Get(io.ReadAll(patternReader(1, int64(sealPayload[classBulk]))))(t)
 	for rest := want; len(rest) > 0; rest = rest[maxRecordPayload:] {
 		f.seal(kindData, rest[:maxRecordPayload], 0)

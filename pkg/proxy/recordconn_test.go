@@ -333,11 +333,7 @@ func TestWriteWaitsForFlush(t *testing.T) {
 
 // TestSealBehindOthers: records that do not fit behind what is kept come whole all the same.
 func TestSealBehindOthers(t *testing.T) {
-	c, far := newTestRecordConn(t)
-	secured := tls.Server(c, forgersServer(t))
-	_, reader := forge(t, secured, far, nil)
-	must.Do(t, c.flush())
-	c.startRelay()
+	c, far, secured, _, reader := relayedRecords(t)
 	received := make(chan []byte, 1)
 	go func() {
 		got, _, err := reader.read(t, far)
@@ -361,11 +357,7 @@ func TestSealBehindOthers(t *testing.T) {
 
 // TestSealAfterTheEnd: nothing follows a close_notify.
 func TestSealAfterTheEnd(t *testing.T) {
-	c, far := newTestRecordConn(t)
-	secured := tls.Server(c, forgersServer(t))
-	_, reader := forge(t, secured, far, nil)
-	must.Do(t, c.flush())
-	c.startRelay()
+	c, far, secured, _, reader := relayedRecords(t)
 	must.Do(t, c.seal(secured, []byte("data\x00"), 4))
 	must.Do(t, secured.CloseWrite())
 	if err := c.seal(secured, []byte("more\x00"), 4); err == nil {
