@@ -85,7 +85,9 @@ type carrier struct {
 	// saidAll means that the end of what carried has to say has been sent, tooLate that carried
 	// cannot be carried another way.
 	saidAll, tooLate bool
-	carried          *connection
+	// owesEnd means that the end of what the dialling side has carried last is to be sent.
+	owesEnd bool
+	carried *connection
 	// outcome is closed when one of the three is set; nil unless there is a waiter.
 	outcome chan struct{}
 	// written is how many bytes had been written when carried began.
@@ -267,6 +269,11 @@ func (k *carrier) seal(c *connection, source *plainReader, may func() error) err
 			return fmt.Errorf("reading from the application: %w", err)
 		}
 		c.sent.Add(uint64(source.fresh))
+		if err == io.EOF && size == framePrefix && k.mayHoldEnd(c) {
+			k.holdEnd()
+			c.proxy.pools.put(b)
+			return nil
+		}
 		if _, answering := k.payAnswer(); answering != nil {
 			c.proxy.pools.put(b)
 			return fmt.Errorf("%w: %w", errPeerWrite, answering)
@@ -312,6 +319,7 @@ func (k *carrier) retire() {
 
 // sayEnd sends close_notify. An error means that the connection has ended already.
 func (k *carrier) sayEnd() {
+	k.payEnd()
 	_ = k.tls.CloseWrite()
 	_ = k.records.flush()
 }

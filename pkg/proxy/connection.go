@@ -395,10 +395,10 @@ func (r *registry) empty() <-chan struct{} {
 	return last
 }
 
-func (r *registry) any() bool {
+func (r *registry) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.connections) > 0
+	return len(r.connections)
 }
 
 // snapshot returns the open connections.

@@ -48,21 +48,19 @@ func (k *carrier) start(c *connection, h header) error {
 	k.claimed, k.carried = true, c
 	k.answered, k.lost, k.saidAll, k.tooLate = false, false, false, false
 	k.written = k.records.written()
+	var room [2*framePrefix + maxHeader]byte
+	head := k.frontOf(room[:], h)
 	k.mu.Unlock()
 
-	var scratch [maxHeader]byte
-	head := appendHeader(scratch[:0], h)
 	if waits {
 		b := k.proxy.pools.get(classTiny)
-		putFrame(b.b, frameHeader, len(head))
-		size := framePrefix + copy(b.b[framePrefix:], head)
-		err := c.sealOnce(b, size, false)
+		err := c.sealOnce(b, copy(b.b, head), false)
 		k.goOn(c, reused, func() { k.sendAdmitted(c, err) })
 		return nil
 	}
 	source.keep()
 	source.findUrgent(k.urgent)
-	front := framePrefix + len(head) + framePrefix
+	front := len(head) + framePrefix
 	source.reserve, source.tail, source.poll = front, framePrefix, true
 	b, size, err := source.next()
 	source.poll = false
@@ -70,14 +68,31 @@ func (k *carrier) start(c *connection, h header) error {
 	if err != nil && !ended {
 		c.proxy.pools.put(b)
 		err = fmt.Errorf("reading from the application: %w", err)
+		if frameKind(head[0]) == frameEnd {
+			k.holdEnd()
+			k.sendEnd()
+		}
 	} else {
-		putFrame(b.b, frameHeader, len(head))
-		copy(b.b[framePrefix:], head)
+		copy(b.b, head)
 		c.sent.Add(uint64(source.fresh))
 		err = c.sealOnce(b, source.frameUp(b, front, size, ended), false)
 	}
 	k.goOn(c, reused, func() { k.send(c, ended, err) })
 	return nil
+}
+
+// frontOf writes what k says before the first data of a connection to the front of room: a header, and before it the end that
+// is owed. k.mu is locked.
+func (k *carrier) frontOf(room []byte, h header) []byte {
+	at := 0
+	if k.owesEnd {
+		k.owesEnd = false
+		putFrame(room, frameEnd, 0)
+		at = framePrefix
+	}
+	head := appendHeader(room[:at+framePrefix], h)
+	putFrame(head[at:], frameHeader, len(head)-at-framePrefix)
+	return head
 }
 
 // goOn has the rest done that carries c to the peer.

@@ -79,7 +79,7 @@ func (p *Proxy) stir() {
 }
 
 func (p *Proxy) hasToSweep() bool {
-	return p.live.any() || p.carriers.any() || p.begun.anyUnheard() || p.spent.any()
+	return p.live.count() > 0 || p.carriers.any() || p.begun.anyUnheard() || p.spent.any()
 }
 
 func (p *Proxy) inspect(c *connection) {

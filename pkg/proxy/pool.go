@@ -36,13 +36,18 @@ type pool struct {
 	all map[*carrier]struct{}
 	// closed means that no carrier is used again.
 	closed bool
+	// owing are idle carriers, or were, whose end is to be sent alone after endWithin, or what is in its place in tests. The timer
+	// runs while there are any.
+	owing     []*carrier
+	endWithin time.Duration
 	// none is closed when the last carrier has ended; nil unless there is a waiter.
 	none chan struct{}
 }
 
-func newPool() *pool {
+func newPool(endWithin time.Duration) *pool {
 	return &pool{
-		dialled: newIdleSet(maxIdle, maxIdlePerPeer), awaiting: newIdleSet(maxAwaiting, maxAwaitingPerPeer),
+		endWithin: endWithin,
+		dialled:   newIdleSet(maxIdle, maxIdlePerPeer), awaiting: newIdleSet(maxAwaiting, maxAwaitingPerPeer),
 		all: make(map[*carrier]struct{}),
 	}
 }
@@ -86,13 +91,16 @@ func (p *pool) empty() <-chan struct{} {
 
 // put keeps k, which this gateway has dialled, for the next connection to its peer.
 func (p *pool) put(k *carrier) {
-	now := time.Now()
+	now, owes := time.Now(), k.owing()
 	p.mu.Lock()
 	surplus := []*carrier(nil)
 	if p.closed || k.gone.Load() || now.Sub(k.made) > maxCarrierAge || k.settings != k.proxy.settings.Load() {
 		surplus = append(surplus, k)
 	} else {
 		surplus = p.dialled.add(k, now)
+		if owes {
+			p.owe(k)
+		}
 	}
 	p.mu.Unlock()
 	retire(surplus)

@@ -117,8 +117,8 @@ type Options struct {
 	loopbackPods bool
 	// sweep replaces sweepInterval in tests.
 	sweep time.Duration
-	// answerWithin replaces the constant in tests.
-	answerWithin time.Duration
+	// answerWithin and endWithin replace the constants in tests.
+	answerWithin, endWithin time.Duration
 	// handshakes replaces the limits on half-open handshakes in tests.
 	handshakes *handshakeLimit
 }
@@ -214,7 +214,7 @@ func New(o Options) (*Proxy, error) {
 		live:       &registry{connections: make(map[*connection]struct{})},
 		edges:      traffic.NewEdges(),
 		peers:      newPeerTable(maxPeers, o.now),
-		carriers:   newPool(),
+		carriers:   newPool(cmp.Or(o.endWithin, endWithin)),
 		waiters:    newWaiters(o.Gates),
 		begun:      begun{by: make(map[ends]beginning)},
 		dropped:    newDroppedTable(o.now),

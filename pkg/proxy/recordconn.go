@@ -283,11 +283,11 @@ func (c *recordConn) flushLocked() error {
 	return c.writeErr
 }
 
-// written returns how many bytes have been written to the socket.
+// written returns how many bytes have been written to the socket, or are kept.
 func (c *recordConn) written() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.sent
+	return c.sent + uint64(c.pending)
 }
 
 // release returns the buffers to their pools. The connection must be closed and unused.
