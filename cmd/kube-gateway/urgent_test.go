@@ -231,3 +231,12 @@ func TestUrgentDataOfANextWorker(t *testing.T) {
 		l.mark(l.a, l.b, address, marking{Before: 5}, false)
 	}
 }
+
+// TestUrgentDataByTheStandard: where a pointer is not at the urgent byte but at the next one, the worker asks before each read.
+func TestUrgentDataByTheStandard(t *testing.T) {
+	l := newLab(t)
+	must.Do(t, l.a.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_stdurg", []byte("1"), 0) }))
+	if knows(t, status(t, l.gateway(l.spec(l.a))).Worker.PID) {
+		t.Error("it does not")
+	}
+}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -342,3 +343,22 @@ func TestUrgentDataUnknown(t *testing.T) {
 type mute struct{ Sockets }
 
 func (mute) UrgentAt(int) (uint64, error) { return 0, unix.EPERM }
+
+// TestUrgentDataBehindSplicedData: what is moved within the kernel counts as well.
+func TestUrgentDataBehindSplicedData(t *testing.T) {
+	const size = 16 << 20
+	near, far := sockets(t)
+	to, end := sockets(t)
+	p := new(Proxy)
+	r := must.Get(newPlainReader(near, &p.pools, new(atomic.Bool)))(t)
+	go func() {
+		_, _ = far.Write(make([]byte, size))
+		_ = far.CloseWrite()
+	}()
+	go func() { _, _ = io.Copy(io.Discard, end) }()
+	var count atomic.Uint64
+	must.Do(t, p.pass(to, r, new(atomic.Bool), &count))
+	if r.taken != size || count.Load() != size {
+		t.Errorf("%d bytes taken, %d counted, want %d", r.taken, count.Load(), size)
+	}
+}
