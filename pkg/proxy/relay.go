@@ -366,8 +366,6 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
 	room := r.kept.bound(b.b[r.reserve : sealPayload[b.class]-r.tail])
 	n, first, err := r.read(fd, room)
-	// Which byte is urgent, if there are others beside it.
-	at := -1
 	r.urgent = first
 	switch {
 	case err == unix.EAGAIN && !r.poll:
@@ -380,25 +378,22 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.err = endOfFile(fd, r.ended)
 	default:
 		r.pace.note(n, len(room))
-		if first && n > 1 {
-			at = 0
-		} else if r.twice && !first && n < len(room) {
-			more, marked := r.readMore(fd, room[n:])
-			if marked {
-				at = n
-			}
+		// Where the urgent byte is, and whether there are others beside it.
+		at, mixed := 0, first && n > 1
+		if r.twice && !first && n < len(room) {
+			var more int
+			at = n
+			more, mixed = r.readMore(fd, room[n:])
 			n += more
 		}
 		r.fresh = n
-		if at < 0 {
-			r.kept.add(r, room[:n])
+		if mixed {
+			r.kept.part(r, room[:n], at)
+			r.pools.put(b)
+			r.b, r.size = r.kept.again(r)
+			return true
 		}
-	}
-	if at >= 0 {
-		r.kept.part(r, room[:n], at)
-		r.pools.put(b)
-		r.b, r.size = r.kept.again(r)
-		return true
+		r.kept.add(r, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
 	if r.size == 0 {

@@ -42,8 +42,10 @@ func (r *plainReader) read(fd uintptr, room []byte) (n int, first bool, err erro
 		n, err = readFD(fd, room)
 		if n > 0 && r.marks && !r.noneUrgent() {
 			// The kernel ends a read before urgent data, but not behind it.
-			var place uint64
-			place, err = r.urgency.Sockets.UrgentAt(int(fd))
+			place, err := r.urgency.Sockets.UrgentAt(int(fd))
+			if err != nil {
+				return 0, false, err
+			}
 			first = place == r.taken+1
 		}
 		r.taken += uint64(n)
