@@ -32,7 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netlab.Helpers{"agent": agentMain, "supervisor": supervisorMain, "waiter": waiterMain}.Run()
+	netlab.Helpers{"agent": agentMain, "supervisor": supervisorMain, "waiter": waiterMain, "marker": markerMain}.Run()
 	os.Exit(m.Run())
 }
 

@@ -173,3 +173,6 @@ func (p *Programs) Sockets() (n int, err error) {
 func (p *Programs) Lookup(to netip.AddrPort) (action uint32, err error) {
 	return p.action(to)
 }
+
+// PutUrgent tries to change what only programs may.
+func (p *Programs) PutUrgent() error { return p.objects.KgwUrgent.Put(uint32(0), uint32(1)) }

@@ -10,7 +10,8 @@
 //   spread.c    application: many ports lead to the gateway's listener
 //   hold.c      both ends: connect(2) waits until the worker knows what becomes of the connection
 //   sockops.c   both ends: handover.h brings what the connecting socket knows to the one that
-//               accepts it, inband.h tells gateways of each other in the handshake
+//               accepts it, inband.h tells gateways of each other in the handshake, urgent.h tells
+//               the worker that there is urgent data
 //   sockopt.c   worker: reads the original destination, names the client
 //   tuning.c    application: notes options that are to reach the wire
 //   names.c     application: getpeername(2), getsockname(2) and accept(2) return the addresses

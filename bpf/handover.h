@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "socket.h"
+#include "urgent.h"
 
 /* Reads the two ends of ctx's socket. */
 static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *local, struct endpoint *remote)
@@ -49,8 +49,10 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY))
 		return;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	if (h->role == ROLE_PRESENTING)
+	if (h->role == ROLE_PRESENTING) {
+		find_urgent(ctx);
 		h->role = ROLE_HANDED_OVER;
+	}
 }
 
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -70,6 +72,12 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	n->handover.addr = published->addr;
 	n->handover.action = published->action;
 	n->handover.role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
+	if (n->handover.role == ROLE_GATEWAY) {
+		find_urgent(ctx);
+		/* The kernel shows nothing of the segment that ends the handshake of TCP Fast Open. */
+		if (ctx->skb_tcp_flags & TH_SYN)
+			set_urgent();
+	}
 	bpf_map_delete_elem(&kgw_handover, &key);
 	/* An accepted socket has what its listener was tuned to, but for the priority. */
 	n->tuning.set &= ~(1 << TUNE_PRIORITY);

@@ -8,9 +8,6 @@
 #include "handover.h"
 #include "option.h"
 
-#define TH_SYN 0x02
-#define TH_ACK 0x10
-
 static __always_inline void write_options(struct bpf_sock_ops *ctx, bool on)
 {
 	int flags = ctx->bpf_sock_ops_cb_flags;

@@ -29,6 +29,7 @@ const (
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
 	inboundMapKgwStrangers   = "kgw_strangers"
+	inboundMapKgwUrgent      = "kgw_urgent"
 	inboundMapKgwWorks       = "kgw_works"
 	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
@@ -100,6 +101,7 @@ type inboundMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
+	KgwUrgent    *ebpf.MapSpec `ebpf:"kgw_urgent"`
 	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
@@ -143,6 +145,7 @@ type inboundMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
+	KgwUrgent    *ebpf.Map `ebpf:"kgw_urgent"`
 	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
@@ -161,6 +164,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
+		m.KgwUrgent,
 		m.KgwWorks,
 	)
 }

@@ -56,7 +56,7 @@ func (l *Loaded) load(memory int64) error {
 	if err := spec.LoadAndAssign(&l.objects, nil); err != nil {
 		return cmp.Or(missingFeature(requirements()), err)
 	}
-	return nil
+	return l.objects.KgwUrgent.Freeze()
 }
 
 func (l *Loaded) loadInbound() error {

@@ -85,6 +85,16 @@ struct {
 	__type(value, struct counters);
 } kgw_counters SEC(".maps");
 
+/* Whether any socket of the worker that leads to an application has got urgent data. The worker has this in its memory. It is
+ * frozen: only programs can change it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} kgw_urgent SEC(".maps");
+
 /* What a socket knows. The kernel frees it with the socket, and copies it from a
  * listener to what that accepts. */
 struct {

@@ -38,6 +38,7 @@ const (
 	sockoptFails               = C.SOCKOPT_FAILS
 	sockoptFromOutside         = C.SOCKOPT_FROM_OUTSIDE
 	sockoptAnswer              = C.SOCKOPT_ANSWER
+	sockoptUrgent              = C.SOCKOPT_URGENT
 )
 
 // The options that reach the wire (enum tunable).

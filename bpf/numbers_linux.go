@@ -31,6 +31,7 @@ const (
 	sockoptFails               = 0xb
 	sockoptFromOutside         = 0xc
 	sockoptAnswer              = 0xd
+	sockoptUrgent              = 0xe
 )
 
 const (

@@ -140,6 +140,7 @@ const (
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsMapKgwStrangers   = "kgw_strangers"
+	objectsMapKgwUrgent      = "kgw_urgent"
 	objectsMapKgwWorks       = "kgw_works"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
@@ -234,6 +235,7 @@ type objectsMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
+	KgwUrgent    *ebpf.MapSpec `ebpf:"kgw_urgent"`
 	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
@@ -276,6 +278,7 @@ type objectsMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
+	KgwUrgent    *ebpf.Map `ebpf:"kgw_urgent"`
 	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
@@ -294,6 +297,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
+		m.KgwUrgent,
 		m.KgwWorks,
 	)
 }

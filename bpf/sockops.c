@@ -34,10 +34,15 @@ int kgw_sockops(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		if (sk)
 			read_answer(ctx, sk);
+		note_urgent(ctx);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		if (sk && !accept_inband(ctx, sk))
 			take(ctx, sk);
+		note_urgent(ctx);
+		break;
+	case BPF_SOCK_OPS_PARSE_HDR_OPT_CB:
+		note_urgent(ctx);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ctx->args[1] == BPF_TCP_CLOSE)

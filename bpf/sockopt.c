@@ -113,6 +113,21 @@ static __always_inline int answer_inband(struct bpf_sockopt *ctx)
 	return CONTINUE;
 }
 
+/* Says where the first urgent byte was. */
+static __always_inline int answer_urgent(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	__u64 *to = ctx->optval;
+	struct notes *n;
+
+	if (!ctx->sk || (void *)(to + 1) > end)
+		return CONTINUE;
+	n = notes_of(ctx->sk);
+	*to = n ? n->urgent : 0;
+	ANSWER(ctx, sizeof(*to));
+	return CONTINUE;
+}
+
 /* The role of a connection in band, or 0. */
 static __always_inline __u32 negotiated(const struct handover *h)
 {
@@ -146,6 +161,8 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 			return answer_tuning(ctx);
 		if (ctx->optname == SOCKOPT_ANSWER)
 			return answer_inband(ctx);
+		if (ctx->optname == SOCKOPT_URGENT)
+			return answer_urgent(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;

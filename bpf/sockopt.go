@@ -93,6 +93,17 @@ func FromOutside(fd int) (bool, error) {
 	return outside == 1, nil
 }
 
+// UrgentAt returns the place in the stream of the first urgent byte that has come to a socket which leads to an application, counted
+// from 1, or 0 if none has. The socket is one for which [OriginalDestination] or [HandedOver] has said so. It needs no
+// privilege.
+func UrgentAt(fd int) (place uint64, err error) {
+	size := uint32(unsafe.Sizeof(place))
+	if errno := getsockopt(fd, sockoptUrgent, unsafe.Pointer(&place), &size); errno != 0 {
+		return 0, fmt.Errorf("asking where urgent data was: %w", errno)
+	}
+	return place, nil
+}
+
 // MarkInband makes the handshake of a socket ask the other end, by a TCP option in
 // the first SYNs, at least one, whether it has a gateway. It must be called before connect(2), on a
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without

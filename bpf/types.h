@@ -188,6 +188,8 @@ enum sockopt {
 	SOCKOPT_FROM_OUTSIDE = 12,
 	/* get: struct answer */
 	SOCKOPT_ANSWER = 13,
+	/* get: a __u64, notes.urgent */
+	SOCKOPT_URGENT = 14,
 };
 
 /* Options of an application's socket that packets on the wire show, or that say how long to wait for
@@ -217,4 +219,7 @@ struct notes {
 	/* How an application has tuned it; on a socket of the worker, how the application at the other end
 	 * has. */
 	struct tuning tuning;
+	/* Of a socket of the worker that leads to an application: the place in the stream of the first byte that was
+	 * urgent, counted from 1, or 0. */
+	__u64 urgent;
 };

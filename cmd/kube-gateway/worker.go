@@ -79,15 +79,21 @@ func runWorker(ctx context.Context, args []string) error {
 		}
 		program.Drop()
 	}
-	p, err = proxy.New(proxy.Options{
+	options := proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
 		PeersAfter: peersAfter, Sources6: sources, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
 		Resting:      resting,
 		Quiet:        program.Drop,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
-	})
-	if err != nil {
+	}
+	if from.Urgent != nil {
+		if options.Urgent, err = bpf.MapUrgent(from.Urgent); err != nil {
+			return err
+		}
+		from.Urgent.Close()
+	}
+	if p, err = proxy.New(options); err != nil {
 		return err
 	}
 	if err := revoke(p, config, material); err != nil {
@@ -217,6 +223,8 @@ func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.Prese
 func (sockets) HandedOver(fd int) (done, established bool, err error) { return bpf.HandedOver(fd) }
 
 func (sockets) FromOutside(fd int) (bool, error) { return bpf.FromOutside(fd) }
+
+func (sockets) UrgentAt(fd int) (place uint64, err error) { return bpf.UrgentAt(fd) }
 
 func (sockets) Tuning(fd int) (tuning.Tuning, error) { return bpf.TuningOf(fd) }
 

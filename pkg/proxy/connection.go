@@ -238,6 +238,7 @@ func (c *connection) reader() (*plainReader, error) {
 			return nil, err
 		}
 		source.early = c.tuneEarly
+		source.urgency = &c.proxy.options
 		c.source, c.toApp = source, newSink(source.raw)
 		// What the capture listeners accept inherits their options.
 		_, bare := c.app.(*bareSocket)

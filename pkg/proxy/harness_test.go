@@ -87,6 +87,8 @@ type testSockets struct {
 	outside atomic.Bool
 	// tuning is what the applications have set, nil for nothing.
 	tuning atomic.Pointer[tuning.Tuning]
+	// urgentAt is what UrgentAt returns.
+	urgentAt atomic.Uint64
 }
 
 func (s *testSockets) Tuning(int) (tuning.Tuning, error) {
@@ -95,6 +97,8 @@ func (s *testSockets) Tuning(int) (tuning.Tuning, error) {
 	}
 	return tuning.Tuning{}, nil
 }
+
+func (s *testSockets) UrgentAt(int) (place uint64, err error) { return s.urgentAt.Load(), nil }
 
 func (s *testSockets) OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error) {
 	sa, err := unix.Getpeername(fd)

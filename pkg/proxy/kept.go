@@ -64,19 +64,32 @@ func (k *kept) add(r *plainReader, data []byte) {
 	if !k.on {
 		return
 	}
-	if need := k.n + len(data); k.b == nil || need > len(k.b.b) {
-		larger := r.pools.get(classFor(need))
-		if k.b != nil {
-			copy(larger.b, k.b.b[:k.n])
-			r.pools.put(k.b)
-		}
-		k.b = larger
-	}
 	if r.urgent {
 		k.urgent = k.n + 1
 	}
-	k.n += copy(k.b.b[k.n:], data)
+	k.append(r.pools, data)
 	k.at = k.n
+}
+
+// part keeps data, which r has read and whose byte at is urgent, for again to return it in parts.
+func (k *kept) part(r *plainReader, data []byte, at int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.at, k.urgent = k.n, k.n+at+1
+	k.append(r.pools, data)
+}
+
+// append needs k.mu.
+func (k *kept) append(pools *bufferPools, data []byte) {
+	if need := k.n + len(data); k.b == nil || need > len(k.b.b) {
+		larger := pools.get(classFor(need))
+		if k.b != nil {
+			copy(larger.b, k.b.b[:k.n])
+			pools.put(k.b)
+		}
+		k.b = larger
+	}
+	k.n += copy(k.b.b[k.n:], data)
 }
 
 // bound returns the part of room that may be read at once.

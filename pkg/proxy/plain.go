@@ -52,6 +52,7 @@ func (p *Proxy) pass(to stream, source *plainReader, ended *atomic.Bool, count *
 				break
 			}
 			spliced, err := p.splice(to, from, queued)
+			source.taken += uint64(spliced)
 			count.Add(uint64(spliced))
 			if err != nil {
 				return fmt.Errorf("splicing: %w", err)

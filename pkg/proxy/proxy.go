@@ -52,6 +52,9 @@ type Sockets interface {
 	// FromOutside reports whether the address at the other end of socket fd belongs to no pod and no node, as far
 	// as is known. It is called for connections of other gateways.
 	FromOutside(fd int) (bool, error)
+	// UrgentAt returns the place in the stream of the first urgent byte that has come to socket fd, counted from 1, or 0
+	// if none has. It is called where there are Options.Urgent, for a captured socket or one that PresentAs was called for.
+	UrgentAt(fd int) (place uint64, err error)
 	// Tuning returns how the application at the other end of socket fd has tuned its own socket, for a
 	// captured socket or one that PresentAs was called for.
 	Tuning(fd int) (tuning.Tuning, error)
@@ -84,6 +87,9 @@ type Options struct {
 	// Counters counts the connections; nil means counters of the Proxy's own. In shared
 	// memory they outlive the process.
 	Counters *traffic.Counters
+	// Urgent is 0 until urgent data comes from an application for the first time, and changes before a byte of it can be read.
+	// nil is that nobody knows: then each read from an application's socket takes two more system calls.
+	Urgent interface{ Load() uint32 }
 	// Memory bounds connections and their buffers; nil is no bound. Whoever gives one calls
 	// FitMemory while there is traffic.
 	Memory *memory.Budget

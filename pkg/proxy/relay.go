@@ -296,7 +296,11 @@ type plainReader struct {
 	inline, marks, urgent bool
 	// calls is how often early was called.
 	calls uint8
-	pace  pace
+	// urgency has Urgent and Sockets where conn is one that Sockets.UrgentAt knows, or is nil. taken is how many bytes have been
+	// read from the socket.
+	urgency *Options
+	taken   uint64
+	pace    pace
 	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
 	// end.
 	reserve, tail int
@@ -361,13 +365,8 @@ func (r *plainReader) begin() {
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
 	room := r.kept.bound(b.b[r.reserve : sealPayload[b.class]-r.tail])
-	n, err := 0, error(nil)
-	if r.urgent, err = r.atMark(fd); err == nil {
-		if r.urgent {
-			room = room[:min(1, len(room))]
-		}
-		n, err = readFD(fd, room)
-	}
+	n, first, err := r.read(fd, room)
+	r.urgent = first
 	switch {
 	case err == unix.EAGAIN && !r.poll:
 		r.pools.put(b)
@@ -379,10 +378,21 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.err = endOfFile(fd, r.ended)
 	default:
 		r.pace.note(n, len(room))
-		if r.twice && n < len(room) {
-			n += r.readMore(fd, room[n:])
+		// Where the urgent byte is, and whether there are others beside it.
+		at, mixed := 0, first && n > 1
+		if r.twice && !first && n < len(room) {
+			var more int
+			at = n
+			more, mixed = r.readMore(fd, room[n:])
+			n += more
 		}
 		r.fresh = n
+		if mixed {
+			r.kept.part(r, room[:n], at)
+			r.pools.put(b)
+			r.b, r.size = r.kept.again(r)
+			return true
+		}
 		r.kept.add(r, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
@@ -395,16 +405,9 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 }
 
 // readMore reads what is there behind little data: an application that answers and closes has often done
-// both by then, and the end travels with the answer.
-func (r *plainReader) readMore(fd uintptr, room []byte) int {
-	n := 0
-	marked, err := r.atMark(fd)
-	if marked {
-		return 0
-	}
-	if err == nil {
-		n, err = readFD(fd, room)
-	}
+// both by then, and the end travels with the answer. marked means that the first byte of it is urgent.
+func (r *plainReader) readMore(fd uintptr, room []byte) (n int, marked bool) {
+	n, marked, err := r.read(fd, room)
 	switch {
 	case err == unix.EAGAIN:
 	case err != nil:
@@ -412,5 +415,5 @@ func (r *plainReader) readMore(fd uintptr, room []byte) int {
 	case n == 0:
 		r.err = endOfFile(fd, r.ended)
 	}
-	return n
+	return n, marked
 }

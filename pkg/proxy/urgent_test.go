@@ -3,8 +3,11 @@
 package proxy
 
 import (
+	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -223,4 +226,139 @@ func TestUrgentDataThatIsKept(t *testing.T) {
 	r.rewind()
 	write(t, conn, "last")
 	read(false, "more", "last")
+}
+
+// looks is Options.Urgent that has been looked at so many times before it changes.
+type looks struct{ left int }
+
+func (l *looks) Load() uint32 {
+	if l.left == 0 {
+		return 1
+	}
+	l.left--
+	return 0
+}
+
+// TestUrgentDataDuringARead is the first of all, and its programs tell so while a read is under way that begins with it, or does
+// not.
+func TestUrgentDataDuringARead(t *testing.T) {
+	const never = 1 << 30
+	for name, c := range map[string]struct {
+		before string // sent before "!behind", of which "!" is urgent
+		looks  int
+		place  uint64
+		twice  bool
+		want   []string
+	}{
+		"first":                {"", 1, 1, false, []string{"! (urgent)", "behind"}},
+		"behind data":          {"before", 3, 7, false, []string{"before", "! (urgent)", "behind"}},
+		"in the second read":   {"before", 3, 7, true, []string{"before", "! (urgent)", "behind"}},
+		"not in the read":      {"before", 1, 7, false, []string{"before", "! (urgent)", "behind"}},
+		"not in either":        {"before", 1, 7, true, []string{"before", "! (urgent)", "behind"}},
+		"of another socket":    {"before", 3, 0, false, []string{"before", "!behind"}},
+		"known before":         {"before", 0, 0, false, []string{"before", "! (urgent)", "behind"}},
+		"known before, twice":  {"before", 0, 0, true, []string{"before", "! (urgent)", "behind"}},
+		"known between":        {"before", 2, 0, false, []string{"before", "! (urgent)", "behind"}},
+		"nobody asks":          {"before", never, 7, false, []string{"before", "!behind"}},
+		"nobody asks, at once": {"before", never, 7, true, []string{"before!behind"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := sockets(t)
+			known := &testSockets{}
+			known.urgentAt.Store(c.place)
+			r := must.Get(newPlainReader(near, new(bufferPools), new(atomic.Bool)))(t)
+			r.urgency = &Options{Urgent: &looks{c.looks}, Sockets: known}
+			r.findUrgent(true)
+			r.keep()
+			r.reserve, r.tail, r.twice = 3, 5, c.twice
+			if c.before != "" {
+				write(t, far, c.before)
+			}
+			must.Do(t, writeUrgent(far, []byte("!")))
+			write(t, far, "behind")
+			eventually(t, "all of it", func() bool {
+				return onSocket(near, func(fd int) error {
+					_, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK)
+					return err
+				}) == nil && !pending(t, far)
+			})
+			var fresh int
+			read := func() (got []string) {
+				for size := 0; size < len(c.before)+len("!behind"); {
+					b, n, err := r.next()
+					must.Do(t, err)
+					text := string(b.b[r.reserve:n])
+					size += len(text)
+					if r.urgent {
+						text += " (urgent)"
+					}
+					got = append(got, text)
+					fresh += r.fresh
+					r.pools.put(b)
+				}
+				return got
+			}
+			if diff := cmp.Diff(c.want, read()); diff != "" {
+				t.Errorf("read (-want +got):\n%s", diff)
+			}
+			if want := len(c.before) + len("!behind"); fresh != want || r.taken != uint64(want) {
+				t.Errorf("%d bytes counted, %d taken, want %d", fresh, r.taken, want)
+			}
+			r.rewind()
+			again := c.want
+			if !slices.Contains(c.want, "! (urgent)") {
+				again = []string{c.before + "!behind"}
+			}
+			if diff := cmp.Diff(again, read()); diff != "" {
+				t.Errorf("read again (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// pending reports whether the other end's kernel has not yet got all that was written.
+func pending(t *testing.T, conn *net.TCPConn) (some bool) {
+	t.Helper()
+	must.Do(t, onSocket(conn, func(fd int) error {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		some = n > 0
+		return err
+	}))
+	return some
+}
+
+// TestUrgentDataUnknown: a connection ends whose programs do not say what was urgent.
+func TestUrgentDataUnknown(t *testing.T) {
+	near, far := sockets(t)
+	r := must.Get(newPlainReader(near, new(bufferPools), new(atomic.Bool)))(t)
+	r.urgency = &Options{Urgent: &looks{1}, Sockets: mute{}}
+	r.findUrgent(true)
+	write(t, far, "data")
+	if _, size, err := r.next(); !errors.Is(err, unix.EPERM) || size > 0 {
+		t.Errorf("read: %d bytes, %v", size, err)
+	}
+}
+
+// mute does not answer.
+type mute struct{ Sockets }
+
+func (mute) UrgentAt(int) (uint64, error) { return 0, unix.EPERM }
+
+// TestUrgentDataBehindSplicedData: what is moved within the kernel counts as well.
+func TestUrgentDataBehindSplicedData(t *testing.T) {
+	const size = 16 << 20
+	near, far := sockets(t)
+	to, end := sockets(t)
+	p := new(Proxy)
+	r := must.Get(newPlainReader(near, &p.pools, new(atomic.Bool)))(t)
+	go func() {
+		_, _ = far.Write(make([]byte, size))
+		_ = far.CloseWrite()
+	}()
+	go func() { _, _ = io.Copy(io.Discard, end) }()
+	var count atomic.Uint64
+	must.Do(t, p.pass(to, r, new(atomic.Bool), &count))
+	if r.taken != size || count.Load() != size {
+		t.Errorf("%d bytes taken, %d counted, want %d", r.taken, count.Load(), size)
+	}
 }

@@ -32,6 +32,8 @@ type Listeners struct {
 	Edges *os.File
 	// Waiting are the raw sockets of bpf.Programs.Hold for Capture, or nil.
 	Waiting []*os.File
+	// Urgent is that of bpf.Programs.Urgent, or nil.
+	Urgent *os.File
 	// Sources6 says that the worker can dial applications from bpf.Sources6.
 	Sources6 bool
 	// Shared are those that another worker serves until TakenOver.
@@ -62,6 +64,7 @@ const (
 	inbandListeners  = "inband-listeners"
 	waitingSockets   = "waiting-sockets"
 	memoryFiles      = "memory-files"
+	urgentMap        = "urgent-map"
 	manySources      = "ipv6-sources"
 	sharedListeners  = "shared-listeners"
 )
@@ -85,16 +88,21 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 		wish.Close()
 		return nil, nil, fmt.Errorf("keeping the material for the worker: %w", err)
 	}
+	var urgent []*os.File
+	if l.Urgent != nil {
+		urgent = append(urgent, l.Urgent)
+	}
 	return &Channel{conn: ours, wishes: wishes, first: os.NewFile(uintptr(first), "material")}, &Start{
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + waitingSockets, strconv.Itoa(len(l.Waiting)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
+			"--" + urgentMap + "=" + strconv.FormatBool(l.Urgent != nil),
 			"--" + manySources + "=" + strconv.FormatBool(l.Sources6),
 			"--" + sharedListeners, strconv.Itoa(int(l.Shared)),
 		},
-		Files: slices.Concat([]*os.File{theirs, wish, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files()),
+		Files: slices.Concat([]*os.File{theirs, wish, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files(), urgent),
 		end:   theirs, wish: wish,
 	}, nil
 }
@@ -109,6 +117,8 @@ type Worker struct {
 	Shared          Shared
 	// Waiting are those of Listeners.
 	Waiting []*os.File
+	// Urgent is that of Listeners.
+	Urgent *os.File
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
 	Memory *memory.Gauge
 
@@ -125,6 +135,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
 	waiting := flags.Int(waitingSockets, 0, "number of inherited raw sockets")
 	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
+	urgent := flags.Bool(urgentMap, false, "an inherited map tells of urgent data")
 	var w Worker
 	flags.BoolVar(&w.Sources6, manySources, false, "applications can be dialled from many IPv6 addresses")
 	flags.IntVar((*int)(&w.Shared), sharedListeners, 0, "which listeners another worker serves")
@@ -137,6 +148,9 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	}
 	w.Waiting = files.files("raw socket", *waiting)
 	w.Memory = memory.FromFiles(files.files("memory", *gauge))
+	if *urgent {
+		w.Urgent = files.file("urgent data")
+	}
 	m, err := w.channel.begin()
 	return &w, m, err
 }

@@ -78,6 +78,7 @@ func (l *listeners) tryPairs(ctx context.Context) (ports api.Listeners, err erro
 func (l *listeners) close() {
 	l.closeTCP()
 	l.Edges.Close()
+	l.Urgent.Close()
 	// The container ends, too.
 	_ = os.Remove(l.edgesPath)
 }

@@ -3,10 +3,12 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -100,6 +102,21 @@ func (s *supervisor) hold() {
 		s.update(func(st *api.Status) {
 			st.Missing = append(st.Missing, "a connect(2) that waits for the other pod: "+api.OneLine(err.Error()))
 		})
+	}
+}
+
+// watchUrgent has the worker learn of urgent data from the programs. Without that it asks before each read.
+func (s *supervisor) watchUrgent() {
+	standard, err := os.ReadFile("/proc/sys/net/ipv4/tcp_stdurg")
+	if err == nil && string(bytes.TrimSpace(standard)) != "0" {
+		// The programs would be one byte off.
+		return
+	}
+	if err == nil {
+		s.listeners.Urgent, err = s.programs.Urgent()
+	}
+	if err != nil {
+		s.Log.Warn("each read from an application takes longer", "error", err)
 	}
 }
 

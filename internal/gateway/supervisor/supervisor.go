@@ -211,6 +211,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	s.spread()
 	s.routeSources()
 	s.hold()
+	s.watchUrgent()
 	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
 	shared, counters, err := handoff.NewSharedMemory()
