@@ -45,6 +45,7 @@ type request struct {
 	Gateway *gateway `json:",omitempty"`
 	Trade   *trade   `json:",omitempty"`
 	Crowd   *crowd   `json:",omitempty"`
+	Reuse   *reuse   `json:",omitempty"`
 	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
 	FDs     bool     `json:",omitempty"`
 	// Finish goes on with a dial that Wait has stopped.
@@ -73,6 +74,7 @@ type dial struct {
 	Inband    bool           // MarkInband
 	SYNs      int            // with the option, 3 if 0
 	Options   []socketOption `json:",omitempty"`
+	Refused   bool           // the kernel is to refuse the last of Options (EINVAL)
 	Extended  bool           // puts an IPv6 extension header before that of TCP
 	Seconds   int            // to wait for everything, 5 if 0
 	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
@@ -99,6 +101,45 @@ type trade struct {
 
 // crowd connects as a gateway to a listener at an address that accepts nothing, until it has no room.
 type crowd struct{ At netip.AddrPort }
+
+// reuse is a gateway's socket that connects to one application and then to another. The reply has as Peer what getpeername(2) says of
+// the second one before HandedOver.
+type reuse struct{ First, Second, PresentAs netip.AddrPort }
+
+func (u *reuse) run() (r reply, err error) {
+	fd, err := (&dial{Six: u.First.Addr().Is6(), PresentAs: u.PresentAs}).socket()
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(fd)
+	for _, to := range []netip.AddrPort{u.First, u.Second} {
+		if err := connectBlocking(fd, sockaddr(to, to.Addr().Is6())); err != nil {
+			return r, err
+		}
+		if r.Peer, err = peername(fd); err != nil {
+			return r, err
+		}
+		if ok, _, err := bpf.HandedOver(fd); err != nil || !ok {
+			return r, cmp.Or(err, errors.New("the client was not handed over"))
+		}
+		// Then the application has accepted.
+		if _, err := ready(fd, unix.POLLIN); err != nil {
+			return r, err
+		}
+		var t *tuned
+		if t, r.Named, err = tuningOf(fd); err != nil || t == nil {
+			return r, cmp.Or(err, errors.New("the application has set nothing"))
+		}
+		r.Tunings = append(r.Tunings, *t)
+		if err := cmp.Or(disconnect(fd), bpf.PresentAs(fd, u.PresentAs)); err != nil {
+			return r, err
+		}
+		if had, err := bpf.HasTuning(fd); err != nil || had {
+			return r, cmp.Or(err, errors.New("the socket remembers how the last application has tuned its own"))
+		}
+	}
+	return r, nil
+}
 
 // handed is what HandedOver says of a connection.
 type handed struct{ Done, Established bool }
@@ -158,6 +199,8 @@ type serve struct {
 	Defer bool `json:",omitempty"`
 	// Hungry leaves no memory for what the programs would remember of its connections.
 	Hungry bool `json:",omitempty"`
+	// Options are those of the listener, and no others.
+	Options []socketOption `json:",omitempty"`
 }
 
 type gateway struct{ Addresses []string }
@@ -168,6 +211,7 @@ type seen struct {
 	Original, Netfilter netip.AddrPort
 	Inband, Shown       bool   // it came to the in-band listener; Negotiated
 	Tuned               *tuned `json:",omitempty"` // TuningOf, of what a gateway accepts
+	Named               bool   // the same: getpeername(2) is enough for it
 	Error               string `json:",omitempty"`
 }
 
@@ -180,6 +224,8 @@ type reply struct {
 	Shown       bool     // Negotiated, of an in-band connection
 	GivenUp     bool     // the same
 	Handed      []handed `json:",omitempty"`
+	Tunings     []tuned  `json:",omitempty"` // TuningOf, of a socket that is used again
+	Named       bool     // the same: getpeername(2) is enough for the last one
 	Answerer    uint32   // Answered
 	Answered    uint16   // the same
 	Outside     bool     // FromOutside
@@ -257,6 +303,8 @@ func agentMain([]string) int {
 			r, err = q.Trade.run()
 		case q.Crowd != nil:
 			r.Handed, err = q.Crowd.run()
+		case q.Reuse != nil:
+			r, err = q.Reuse.run()
 		case q.Nested:
 			err = nest(q.Routed)
 		case q.FDs:
@@ -308,7 +356,7 @@ func nest(routed []netip.Prefix) error {
 }
 
 func (s *serve) listen() (net.Listener, error) {
-	c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+	c := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
 		var failed error
 		err := raw.Control(func(fd uintptr) {
 			if s.Defer {
@@ -317,6 +365,7 @@ func (s *serve) listen() (net.Listener, error) {
 			if s.Hungry {
 				failed = errors.Join(failed, takeOptionMemory(int(fd)))
 			}
+			failed = errors.Join(failed, setOptions(int(fd), s.Options))
 		})
 		return errors.Join(err, failed)
 	}}
@@ -410,7 +459,7 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 				s.Error = "not captured"
 			}
 		}
-		if s.Tuned, err = tuningOf(int(fd)); err != nil {
+		if s.Tuned, s.Named, err = tuningOf(int(fd)); err != nil {
 			s.Error = err.Error()
 		}
 		s.Netfilter, _ = netfilterDestination(int(fd), s.Local.Addr().Is4())
@@ -444,10 +493,8 @@ func (d *dial) socket() (_ int, err error) {
 			return -1, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
 		}
 	}
-	for _, o := range d.Options {
-		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
-			return -1, fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
-		}
+	if err := setOptions(fd, d.Options); d.Refused != errors.Is(err, unix.EINVAL) || err != nil && !d.Refused {
+		return -1, fmt.Errorf("options: %w", err)
 	}
 	if d.Bind.IsValid() {
 		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
@@ -477,6 +524,15 @@ func (d *dial) socket() (_ int, err error) {
 		}
 	}
 	return fd, unix.SetNonblock(fd, d.Nonblock)
+}
+
+func setOptions(fd int, options []socketOption) error {
+	for _, o := range options {
+		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
+			return fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
+		}
+	}
+	return nil
 }
 
 // run returns the socket if it is to wait, and -1 otherwise.

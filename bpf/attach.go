@@ -50,6 +50,8 @@ func (p *Programs) AttachSockets() error {
 		{objectsProgKgwGetpeer6, o.KgwGetpeer6, pod, ebpf.AttachCgroupInet6GetPeername, nil},
 		{objectsProgKgwGetsock4, o.KgwGetsock4, pod, ebpf.AttachCgroupInet4GetSockname, nil},
 		{objectsProgKgwGetsock6, o.KgwGetsock6, pod, ebpf.AttachCgroupInet6GetSockname, nil},
+		// Where they are attached decides who has the gateway's options: before Linux 6.1 no program here can ask which
+		// cgroups the caller's is below. So kgw_setsockopt and kgw_tune are two.
 		{objectsProgKgwGetsockopt, o.KgwGetsockopt, own, ebpf.AttachCGroupGetsockopt, nil},
 		{objectsProgKgwSetsockopt, o.KgwSetsockopt, own, ebpf.AttachCGroupSetsockopt, nil},
 		{objectsProgKgwTune, o.KgwTune, pod, ebpf.AttachCGroupSetsockopt, nil},

@@ -28,6 +28,18 @@ func LoadWith(o Options) (*Programs, error) {
 	return New(o, l)
 }
 
+// TuningIsNamed says whether getpeername(2) is enough for TuningOf.
+func TuningIsNamed(fd int) (bool, error) {
+	_, named, err := namedTuning(fd)
+	return named, err
+}
+
+// HasTuning says whether the programs remember how the application at the other end has tuned its socket.
+func HasTuning(fd int) (bool, error) {
+	t, err := foundTuning(fd)
+	return t.Set != 0, err
+}
+
 // Handovers counts the entries of the handover map.
 func (p *Programs) Handovers() (n int, err error) {
 	var key objectsTuple

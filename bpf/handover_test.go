@@ -123,8 +123,8 @@ func TestPresentAs(t *testing.T) {
 		if unmapped(r.Seen.Accept) != c.PresentAs || unmapped(r.Seen.Peer) != c.PresentAs || unmapped(r.Seen.Local) != c.To {
 			t.Errorf("%s: the application saw %+v, want client %v", name, *r.Seen, c.PresentAs)
 		}
-		if unmapped(r.Peer) != c.To {
-			t.Errorf("%s: the gateway's own getpeername says %v, want %v", name, r.Peer, c.To)
+		if ip := r.Peer.Addr().Unmap(); !ip.IsMulticast() {
+			t.Errorf("%s: the gateway's own getpeername says %v, want the name of a tuning", name, r.Peer)
 		}
 	}
 	s.direct("without PresentAs", s.gateway, dial{To: at(s.here.IP4, 8081)})

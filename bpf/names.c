@@ -9,7 +9,7 @@
 #include "spread.h"
 
 /* Finds the address to show as the other end; false says that the true one is
- * right. The worker's own sockets always show the true one. */
+ * right. The worker's own sockets show that, or how the application has tuned its end. */
 static __always_inline bool peer_of(struct bpf_sock *sk, struct endpoint *peer)
 {
 	struct handover *h = known(sk);
@@ -75,8 +75,25 @@ static __always_inline bool leads_to_application(struct bpf_sock *sk)
 	return has_role(h, ROLE_GATEWAY) || has_role(h, ROLE_HANDED_OVER);
 }
 
-/* Brings how the application has tuned its end to the worker's end, which is at t.server. */
-static __always_inline void bring_tuning(struct bpf_sock_addr *ctx, const struct tuple *t)
+/* Names a tuning; false says that it has no name. */
+static __always_inline bool name_tuning(const struct tuning *t, struct endpoint *name)
+{
+	__u32 set = t->set, alive = t->value[TUNE_KEEPALIVE], idle = t->value[TUNE_KEEPIDLE],
+	      interval = t->value[TUNE_KEEPINTVL], count = t->value[TUNE_KEEPCNT];
+
+	/* The kernel may have refused a value that does not fit. */
+	if (set >> (TUNE_KEEPCNT + 1) || alive > 1 || idle >> 16 || interval >> (NAME_KEEPCNT - NAME_KEEPINTVL) ||
+	    count >> (NAME_KEEPALIVE - NAME_KEEPCNT))
+		return false;
+	map_ip4(name->ip, bpf_htonl(NAME_PREFIX | set << NAME_SET | alive << NAME_KEEPALIVE | count << NAME_KEEPCNT |
+				    interval << NAME_KEEPINTVL));
+	name->port = bpf_htons(idle);
+	return true;
+}
+
+/* Brings how the application has tuned its end to the worker's end, which is at t.server. True says that the name is to be
+ * shown as the other end. */
+static __always_inline bool bring_tuning(struct bpf_sock_addr *ctx, const struct tuple *t, struct endpoint *name)
 {
 	struct tuple back = { .client = t->server, .server = t->client };
 	struct bpf_sock_tuple key = {};
@@ -84,8 +101,10 @@ static __always_inline void bring_tuning(struct bpf_sock_addr *ctx, const struct
 	struct notes *from = sk ? notes_of(sk) : NULL;
 	struct notes *to = from ? notes_of(ctx->sk) : NULL;
 
-	if (to)
-		to->tuning = from->tuning;
+	if (!to)
+		return false;
+	to->tuning = from->tuning;
+	return to->asked && name_tuning(&to->tuning, name);
 }
 
 /* Whether the true other end of ctx's connection may be the gateway's listener. */
@@ -107,11 +126,11 @@ int kgw_getpeer4(struct bpf_sock_addr *ctx)
 		map_ip4(t.server.ip, ctx->sk->src_ip4);
 		t.server.port = bpf_htons(ctx->sk->src_port);
 		if (leads_to_application(ctx->sk)) {
-			bring_tuning(ctx, &t);
+			if (!bring_tuning(ctx, &t, &peer))
+				return 1;
+		} else if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer)) {
 			return 1;
 		}
-		if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer))
-			return 1;
 	}
 	if (is_mapped(peer.ip))
 		write_addr4(ctx, &peer);
@@ -130,11 +149,11 @@ int kgw_getpeer6(struct bpf_sock_addr *ctx)
 			t.server.ip[i] = FIELD(ctx->sk->src_ip6[i]);
 		t.server.port = bpf_htons(ctx->sk->src_port);
 		if (leads_to_application(ctx->sk)) {
-			bring_tuning(ctx, &t);
+			if (!bring_tuning(ctx, &t, &peer))
+				return 1;
+		} else if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer)) {
 			return 1;
 		}
-		if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer))
-			return 1;
 	}
 	write_addr6(ctx, &peer);
 	return 1;

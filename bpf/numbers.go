@@ -54,6 +54,16 @@ const (
 	tuneCongestion   = C.TUNE_CONGESTION
 )
 
+// The names of tunings (enum tuning_name).
+const (
+	tuningNameMask         = C.NAME_MASK
+	tuningNamePrefix       = C.NAME_PREFIX
+	tuningNameSet          = C.NAME_SET
+	tuningNameKeepAlive    = C.NAME_KEEPALIVE
+	tuningNameKeepCount    = C.NAME_KEEPCNT
+	tuningNameKeepInterval = C.NAME_KEEPINTVL
+)
+
 // The roles of connections in band, and those of listeners (enum role).
 const (
 	roleInbandShown     = C.ROLE_INBAND_SHOWN

@@ -47,6 +47,15 @@ const (
 )
 
 const (
+	tuningNameMask         = 0xf8000000
+	tuningNamePrefix       = 0xe0000000
+	tuningNameSet          = 0x17
+	tuningNameKeepAlive    = 0x16
+	tuningNameKeepCount    = 0xf
+	tuningNameKeepInterval = 0x0
+)
+
+const (
 	roleInbandShown     = 0x7
 	roleInbandGivenUp   = 0x8
 	roleCaptureListener = 0x9

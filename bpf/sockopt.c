@@ -41,11 +41,12 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 
 static __always_inline bool original_destination(struct bpf_sock *sk, struct handover *to)
 {
-	struct handover *h = known(sk);
+	struct notes *n = notes_of(sk);
 
-	if (!has_role(h, ROLE_GATEWAY))
+	if (!n || n->handover.role != ROLE_GATEWAY)
 		return false;
-	*to = *h;
+	n->asked = true;
+	*to = n->handover;
 	return true;
 }
 
@@ -137,8 +138,11 @@ static __always_inline __u32 negotiated(const struct handover *h)
 /* Whether the application sees the client: 2 if the connection is established as well, or else 1. */
 static __always_inline __u32 handed_over(struct bpf_sockopt *ctx)
 {
-	if (!ctx->sk || !has_role(known(ctx->sk), ROLE_HANDED_OVER))
+	struct notes *n = ctx->sk ? notes_of(ctx->sk) : NULL;
+
+	if (!n || n->handover.role != ROLE_HANDED_OVER)
 		return 0;
+	n->asked = true;
 	return ctx->sk->state == BPF_TCP_ESTABLISHED ? 2 : 1;
 }
 
@@ -268,7 +272,7 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	__u32 *number = ctx->optval;
 	void *end = ctx->optval_end;
 	enum role role = ROLE_PRESENTING;
-	struct handover *h;
+	struct notes *n;
 
 	if (ctx->level != SOCKOPT_LEVEL)
 		return not_ours(ctx);
@@ -297,15 +301,18 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	default:
 		return not_ours(ctx);
 	}
-	h = ctx->sk ? remember(ctx->sk) : NULL;
-	if (!h)
+	n = ctx->sk ? make_notes(ctx->sk) : NULL;
+	if (!n)
 		return FAIL;
 	/* The verifier wants the second check. */
 	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end)
-		h->addr = *client;
+		n->handover.addr = *client;
 	if (role == ROLE_INBAND && (void *)(number + 1) <= end)
-		h->offers = *number;
-	h->role = role;
+		n->handover.offers = *number;
+	n->handover.role = role;
+	/* The socket may have led to another application before. */
+	n->asked = false;
+	n->tuning.set = 0;
 	ctx->optlen = -1; /* handled: the kernel never sees it */
 	return CONTINUE;
 }

@@ -213,9 +213,23 @@ struct tuning {
 	char congestion[16]; /* TCP_CA_NAME_MAX */
 };
 
+/* The name of a tuning of keepalive alone, which most are: an IPv4 address, with tuning.set and the values from these bits on, and
+ * TCP_KEEPIDLE as the port. As it is a multicast address, no end of a TCP connection has it. */
+enum tuning_name {
+	NAME_MASK = 0xf8000000,
+	NAME_PREFIX = 0xe0000000,
+	NAME_SET = 23,
+	NAME_KEEPALIVE = 22,
+	NAME_KEEPCNT = 15,
+	NAME_KEEPINTVL = 0,
+};
+
 /* The notes of a socket. */
 struct notes {
 	struct handover handover;
+	/* The worker has asked whose connection it is: it has accepted or connected the socket, and getpeername(2) may say the name
+	 * of the tuning. Programs cannot tell that from accept(2). */
+	__u32 asked;
 	/* How an application has tuned it; on a socket of the worker, how the application at the other end
 	 * has. */
 	struct tuning tuning;
