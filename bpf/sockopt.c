@@ -272,6 +272,7 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	__u32 *number = ctx->optval;
 	void *end = ctx->optval_end;
 	enum role role = ROLE_PRESENTING;
+	struct handover *h;
 	struct notes *n;
 
 	if (ctx->level != SOCKOPT_LEVEL)
@@ -304,15 +305,15 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	n = ctx->sk ? make_notes(ctx->sk) : NULL;
 	if (!n)
 		return FAIL;
-	/* The verifier wants the second check. */
-	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end)
-		n->handover.addr = *client;
+	h = &n->handover;
+	/* The verifier wants the second check. The socket may have led to another application before, for another client. */
+	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end) {
+		*n = (struct notes){};
+		h->addr = *client;
+	}
 	if (role == ROLE_INBAND && (void *)(number + 1) <= end)
-		n->handover.offers = *number;
-	n->handover.role = role;
-	/* The socket may have led to another application before. */
-	n->asked = false;
-	n->tuning.set = 0;
+		h->offers = *number;
+	h->role = role;
 	ctx->optlen = -1; /* handled: the kernel never sees it */
 	return CONTINUE;
 }
