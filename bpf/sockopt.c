@@ -252,6 +252,7 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	void *end = ctx->optval_end;
 	enum role role = ROLE_PRESENTING;
 	struct handover *h;
+	struct notes *n;
 
 	if (ctx->level != SOCKOPT_LEVEL)
 		return not_ours(ctx);
@@ -280,12 +281,15 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	default:
 		return not_ours(ctx);
 	}
-	h = ctx->sk ? remember(ctx->sk) : NULL;
-	if (!h)
+	n = ctx->sk ? make_notes(ctx->sk) : NULL;
+	if (!n)
 		return FAIL;
-	/* The verifier wants the second check. */
-	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end)
+	h = &n->handover;
+	/* The verifier wants the second check. The socket may have led to another application before, for another client. */
+	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end) {
+		*n = (struct notes){};
 		h->addr = *client;
+	}
 	if (role == ROLE_INBAND && (void *)(number + 1) <= end)
 		h->offers = *number;
 	h->role = role;
