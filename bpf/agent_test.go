@@ -71,6 +71,7 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
+	Again     *again         `json:",omitempty"`
 	Inband    bool           // MarkInband
 	SYNs      int            // with the option, 3 if 0
 	Options   []socketOption `json:",omitempty"`
@@ -87,6 +88,10 @@ type dial struct {
 	// Hold keeps the connection open until Stop.
 	Hold bool `json:",omitempty"`
 }
+
+// again has a socket of PresentAs connect to the same application once more, as another client and from another address, when the first
+// connection has ended at both ends.
+type again struct{ From, As netip.AddrPort }
 
 // trade is a socket that was something else before.
 type trade struct {
@@ -232,6 +237,7 @@ type reply struct {
 	OK          int      `json:",omitempty"`
 	FDs         int      `json:",omitempty"`
 	Accepted    []netip.AddrPort
+	Tuned       *tuned `json:",omitempty"` // TuningOf, of a connection that is not its socket's first
 }
 
 // accepted is what accept(2) has shown to all listeners of an agent.
@@ -580,6 +586,9 @@ func (d *dial) connected(fd int) (*reply, error) {
 			return &reply{Reset: true}, err
 		}
 	}
+	if d.Again != nil {
+		return d.connectAgain(fd)
+	}
 	if d.Then.IsValid() {
 		// The answer says that the other end has accepted: the RST of a disconnect right
 		// after connect(2) can overtake the ACK, and then nobody accepts.
@@ -594,6 +603,25 @@ func (d *dial) connected(fd int) (*reply, error) {
 		}
 	}
 	return nil, nil
+}
+
+// connectAgain is connected for the second connection of a socket.
+func (d *dial) connectAgain(fd int) (*reply, error) {
+	if _, err := io.Copy(io.Discard, fdReader(fd)); err != nil {
+		return nil, fmt.Errorf("before the end: %w", err)
+	}
+	if err := errors.Join(unix.Shutdown(fd, unix.SHUT_WR), disconnect(fd)); err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, sockaddr(d.Again.From, d.Six)); err != nil {
+		return nil, fmt.Errorf("bind: %w", err)
+	}
+	second := *d
+	second.PresentAs, second.Again = d.Again.As, nil
+	if err := bpf.PresentAs(fd, second.PresentAs); err != nil {
+		return nil, err
+	}
+	return second.connected(fd)
 }
 
 // send sends one datagram.
@@ -744,6 +772,11 @@ func (d *dial) converse(fd int) (r reply, err error) {
 	}
 	if d.Outside {
 		if r.Outside, err = bpf.FromOutside(fd); err != nil {
+			return r, err
+		}
+	}
+	if d.Again != nil {
+		if r.Tuned, err = tuningOf(fd); err != nil {
 			return r, err
 		}
 	}

@@ -206,6 +206,39 @@ func TestHandoverWithoutMemory(t *testing.T) {
 	s.nothingLeft()
 }
 
+// A socket of the gateway's that has led to an application shows the next one its own client, and knows nothing of how the first one was
+// tuned.
+func TestSocketsOfTheGatewayAreUsedAgain(t *testing.T) {
+	s := setUp(t, nil)
+	hungry := startAgent(t, s.here, s.here.AppCgroup, 0)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080"}})
+	hungry.do(request{Serve: &serve{Network: "tcp", Address: ":8081", Hungry: true}})
+	for _, port := range []uint16{8080, 8081} {
+		for _, d := range []dial{
+			{
+				To: at(s.here.IP4, port), Bind: netip.MustParseAddrPort("127.107.103.119:0"), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567"),
+				Again: &again{netip.MustParseAddrPort("127.107.103.120:0"), netip.MustParseAddrPort("10.9.8.7:6543")},
+			},
+			{
+				To: at(s.here.IP6, port), Six: true, Bind: netip.MustParseAddrPort("[::1]:0"), PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567"),
+				Again: &again{netip.MustParseAddrPort("[::1]:0"), netip.MustParseAddrPort("[fd00:1::4]:6543")},
+			},
+		} {
+			d.BindOnly = true
+			d.Options = []socketOption{{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, binary.NativeEndian.AppendUint32(nil, 3)}}
+			r := s.gateway.dial(d)
+			if r.Seen == nil || unmapped(r.Seen.Accept) != d.Again.As || unmapped(r.Seen.Peer) != d.Again.As || unmapped(r.Seen.Local) != d.To {
+				t.Errorf("the application at %v saw %+v, want client %v; connect: %v", d.To, r.Seen, d.Again.As, r.Errno)
+			}
+			// What the other one knows of its own is brought.
+			if port == 8081 && r.Tuned != nil {
+				t.Errorf("the application at %v has tuned its socket: %+v", d.To, r.Tuned)
+			}
+		}
+	}
+	s.nothingLeft()
+}
+
 // A socket that becomes something else forgets what it knew.
 func TestSocketsChangeTheirTrade(t *testing.T) {
 	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })

@@ -31,7 +31,7 @@ import (
 // TestMain lets the test binary be the gateway: the supervisor starts its worker from
 // the same file.
 func TestMain(m *testing.M) {
-	netlab.Helpers{"spy": spy, "reader": reader, "marker": marker}.Run()
+	netlab.Helpers{"spy": spy, "reader": reader, "marker": marker, "callers": callers}.Run()
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise", "loader", "worker", "exporter", "ctl", "clean", "packets", "probe":

@@ -241,9 +241,10 @@ func (c *connection) reader() (*plainReader, error) {
 		source.urgency = &c.proxy.options
 		c.source, c.toApp = source, newSink(source.raw)
 		// What the capture listeners accept inherits their options.
-		_, bare := c.app.(*bareSocket)
-		source.inline = bare && c.dialled()
-		c.toApp.nagle = !c.dialled()
+		if app, bare := c.app.(*bareSocket); bare {
+			source.inline = c.dialled() || app.outfit.inline
+			c.toApp.nagle = !c.dialled() && !app.outfit.noDelay
+		}
 	}
 	return c.source, nil
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -282,30 +281,15 @@ func (p *Proxy) comesFrom(c *connection, ip netip.Addr) bool {
 func (p *Proxy) dialApplication(h header) (stream, error) {
 	seen := false
 	dial := func(from netip.Addr) (*bareSocket, error) {
-		return connectAsking(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
-			if err := bindWithoutPort(fd); err != nil {
-				return err
-			}
-			level, name := tuning.HopOption(from)
-			if err := setOption(fd, level, name, tuning.MaxHops); err != nil {
-				return fmt.Errorf("setting the hop limit: %w", err)
-			}
-			if p.options.Sources6.Contains(from) {
-				// No interface has the address.
-				if err := setOption(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
-					return fmt.Errorf("binding to %v: %w", from, err)
-				}
-			}
-			if err := p.options.Sockets.PresentAs(fd, h.source()); err != nil {
-				return fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
-			}
-			if size := p.options.Memory.Buffer(); size > 0 {
-				if err := fitSegments(fd, size); err != nil {
-					return fmt.Errorf("bounding the segments: %w", err)
-				}
-			}
-			return lingerZero(fd)
-		}, func(fd int) (bool, error) {
+		s, err := p.applicationSocket(from, h.Destination.Addr())
+		if err != nil {
+			return nil, err
+		}
+		if err := p.prepareFor(s.descriptor.fd, h); err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+		return s.connect(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) (bool, error) {
 			done, established, err := p.options.Sockets.HandedOver(fd)
 			if seen = err == nil && done && established; seen {
 				return true, nil
@@ -329,6 +313,19 @@ func (p *Proxy) dialApplication(h header) (stream, error) {
 		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
 	}
 	return app, nil
+}
+
+// prepareFor gives a socket to an application what belongs to this connection.
+func (p *Proxy) prepareFor(fd int, h header) error {
+	if err := p.options.Sockets.PresentAs(fd, h.source()); err != nil {
+		return fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
+	}
+	if size := p.options.Memory.Buffer(); size > 0 {
+		if err := fitSegments(fd, size); err != nil {
+			return fmt.Errorf("bounding the segments: %w", err)
+		}
+	}
+	return nil
 }
 
 // bindWithoutPort leaves it to connect(2) to choose a port, which is then for its destination alone.

@@ -36,7 +36,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		default:
 		}
 		stirred := p.stirred.Swap(false)
-		p.spent.close()
+		p.closeEnded()
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
 		p.begun.expire(time.Now())
@@ -79,7 +79,7 @@ func (p *Proxy) stir() {
 }
 
 func (p *Proxy) hasToSweep() bool {
-	return p.live.count() > 0 || p.carriers.any() || p.begun.anyUnheard() || p.spent.any()
+	return p.live.count() > 0 || p.carriers.any() || p.begun.anyUnheard() || p.spent.any() || p.used.any()
 }
 
 func (p *Proxy) inspect(c *connection) {

@@ -16,7 +16,7 @@ import (
 // would look like its end. So all sockets of connections have SO_LINGER with a time of zero
 // from the start, which makes every close(2) a RST: accepted ones inherit it from their
 // listener, dialled ones get it before connect(2). It also discards unsent data, so
-// closeGently unsets it first.
+// closeGently unsets it first. A socket that is used again keeps it.
 
 // prepareListener makes the connections that l accepts end with a RST unless
 // closeGently ends them, and has what is written to them sent at once. captured means that they are those of applications, whose urgent
@@ -96,6 +96,12 @@ func (p *Proxy) closeAtOnce(s stream, linger bool) {
 // maxSpent is how many descriptors are closed together. The first close(2) after a moment without work wakes the thread that looks
 // after Go's scheduler, which then looks every 20 µs for as long as there is work, and for a millisecond at least.
 const maxSpent = 256
+
+// closeEnded closes the descriptors of connections that have ended, and what is kept of those for others.
+func (p *Proxy) closeEnded() {
+	p.spent.close()
+	p.used.close()
+}
 
 // spent has streams whose sockets are closed, and whose descriptors are not.
 type spent struct {

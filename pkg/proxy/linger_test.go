@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // lingers returns the SO_LINGER of the sockets of the only connection of a pod.
@@ -264,6 +265,10 @@ func TestDescriptorsAreMissing(t *testing.T) {
 	}
 	p.closeAtOnce(near, false)
 	expectEOF(t, accept())
+	used := must.Get(newSocket(destination.Addr()))(t)
+	p.used.put(used)
 	close(full.ask)
-	eventually(t, "the descriptor is closed", func() bool { return onSocket(near, func(int) error { return nil }) != nil })
+	for _, s := range []*bareSocket{near, used} {
+		eventually(t, "the descriptor is closed", func() bool { return onSocket(s, func(int) error { return nil }) != nil })
+	}
 }

@@ -58,6 +58,7 @@ func (p *Proxy) awaitRoom(ctx context.Context) bool {
 		}
 		// What is idle goes first.
 		p.carriers.drop()
+		p.used.close()
 		select {
 		case <-ctx.Done():
 			return false
@@ -87,6 +88,8 @@ func (p *Proxy) FitMemory() {
 	if p.fitted.Swap(int64(size)) == int64(size) {
 		return
 	}
+	p.fits.Add(1)
+	p.used.close()
 	p.pools.fit(size)
 	for _, l := range p.options.Capture {
 		if socket, ok := l.(syscall.Conn); ok {

@@ -159,6 +159,8 @@ type Proxy struct {
 	untuned unique.Handle[tuning.Tuning]
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
+	// fits counts the changes of it. Sockets of before and after one do not stand in for each other.
+	fits atomic.Uint32
 	// lot is where goroutines of idle connections park, nil where they cannot. parked is how many have since memory was
 	// given back; it belongs to the sweeper.
 	lot    *lot
@@ -168,6 +170,7 @@ type Proxy struct {
 	// null is open for /dev/null, or -1.
 	null  int
 	spent spent
+	used  used
 	// stirred means that something to sweep was added since the last sweep, and awake has the sweeper go on.
 	stirred atomic.Bool
 	awake   chan struct{}

@@ -99,7 +99,7 @@ func (c *connection) finish() {
 	default:
 		c.line.Error += "; " + cause.Error()
 	}
-	if c.app != nil {
+	if c.app != nil && !c.keepSocket() {
 		c.proxy.close(c.app)
 	}
 	if k := c.carrier.Load(); k != nil {

@@ -76,7 +76,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	stopSweep()
 	sweeper.Wait()
 	p.lot.close()
-	p.spent.close()
+	p.closeEnded()
 	if p.null >= 0 {
 		_ = unix.Close(p.null)
 	}
@@ -302,7 +302,7 @@ func (a *acceptor) run(failed chan<- error) {
 		}
 		delay := wait.next()
 		// What has ended may have the descriptors that are missing.
-		a.proxy.spent.close()
+		a.proxy.closeEnded()
 		if held, ok := a.proxy.exhausted.allow(); ok {
 			a.proxy.options.Log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)

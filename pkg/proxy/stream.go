@@ -38,6 +38,7 @@ type bareSocket struct {
 	descriptor descriptor
 	// local may be asked for later, see localEnd.
 	local, remote netip.AddrPort
+	outfit        outfit
 }
 
 // newBareSocket makes a stream of fd, which does not block, and is the stream's from then on.
@@ -127,6 +128,8 @@ type descriptor struct {
 	// parked, and made again when it is needed.
 	file   atomic.Pointer[openSocket]
 	closed atomic.Bool
+	// users is how many calls use file or fd.
+	users atomic.Int32
 	// mu guards changes of file, and fd, which is the socket while there is none.
 	mu sync.Mutex
 	fd int
@@ -163,6 +166,8 @@ func (d *descriptor) opened() (*openSocket, error) {
 
 // with calls do with the file, and once more if that is given up meanwhile.
 func (d *descriptor) with(do func(*openSocket) error) error {
+	d.users.Add(1)
+	defer d.users.Add(-1)
 	for {
 		f, err := d.opened()
 		if err == nil {
@@ -189,6 +194,8 @@ func (d *descriptor) Write(do func(fd uintptr) bool) error {
 
 // Control makes no file.
 func (d *descriptor) Control(do func(fd uintptr)) error {
+	d.users.Add(1)
+	defer d.users.Add(-1)
 	if f := d.file.Load(); f != nil && f.raw.Control(do) == nil {
 		return nil
 	}
@@ -285,33 +292,51 @@ func localAddress(fd uintptr) (netip.AddrPort, error) {
 // connectFrom connects from local, whose port may be 0, to destination. Without a valid local the kernel chooses. On this
 // machine there is an outcome at once, unless a backlog is full. prepare is called before.
 func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error) (*bareSocket, error) {
-	return connectAsking(ctx, local, destination, timeout, prepare, connected)
+	s, err := newSocket(destination.Addr())
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(s.descriptor.fd); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s.connect(ctx, local, destination, timeout, connected)
 }
 
-// connectAsking is connectFrom where ask tells the outcome, as connected does.
-func connectAsking(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error,
-	ask func(fd int) (done bool, err error)) (*bareSocket, error) {
-	var from, to unix.RawSockaddrInet6
-	size := setAddress(&to, destination)
-	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.Family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// newSocket returns a socket of the address family of destination, without a connection.
+func newSocket(destination netip.Addr) (*bareSocket, error) {
+	family := unix.AF_INET6
+	if destination.Is4() {
+		family = unix.AF_INET
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("socket", errno)
 	}
-	fd := int(n)
+	s := new(bareSocket)
+	s.descriptor.fd = int(n)
+	return s, nil
+}
+
+// connect is connectFrom for a socket without a connection, which nobody else has. ask tells the outcome, as connected does. An
+// error means that s is closed.
+func (s *bareSocket) connect(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration,
+	ask func(fd int) (done bool, err error)) (*bareSocket, error) {
+	s.local, s.remote = local, destination
+	fd := s.descriptor.fd
 	fail := func(err error) (*bareSocket, error) {
-		_ = unix.Close(fd)
+		_ = s.Close()
 		return nil, err
 	}
-	if err := prepare(fd); err != nil {
-		return fail(err)
-	}
+	var from, to unix.RawSockaddrInet6
+	size := setAddress(&to, destination)
 	if local.IsValid() {
 		setAddress(&from, local)
-		if _, _, errno := unix.RawSyscall(unix.SYS_BIND, n, uintptr(unsafe.Pointer(&from)), size); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&from)), size); errno != 0 {
 			return fail(os.NewSyscallError("bind", errno))
 		}
 	}
-	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, n, uintptr(unsafe.Pointer(&to)), size)
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to)), size)
 	done, err := errno == 0, error(nil)
 	if errno == unix.EINPROGRESS || errno == unix.EINTR {
 		done, err = ask(fd)
@@ -321,9 +346,8 @@ func connectAsking(ctx context.Context, local, destination netip.AddrPort, timeo
 	if err != nil {
 		return fail(err)
 	}
-	s, err := newBareSocket(fd, local, destination)
-	if err != nil {
-		return nil, err
+	if _, err := s.descriptor.opened(); err != nil {
+		return fail(err)
 	}
 	if !done {
 		if err := s.awaitConnected(ctx, timeout); err != nil {

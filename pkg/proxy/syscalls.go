@@ -165,11 +165,16 @@ func shutdownWrite(fd int) error {
 func pollError(fd uintptr) bool { return polled(fd, unix.POLLERR) }
 
 // polled reports whether poll(2) says one of events of a socket, which need not be asked for.
-func polled(fd uintptr, events int16) bool {
+func polled(fd uintptr, events int16) bool { return pollEvents(fd)&events != 0 }
+
+// pollEvents returns those events.
+func pollEvents(fd uintptr) int16 {
 	set := unix.PollFd{Fd: int32(fd)}
 	var none unix.Timespec
-	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&set)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
-	return errno == 0 && n > 0 && set.Revents&events != 0
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&set)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0); errno != 0 {
+		return 0
+	}
+	return set.Revents
 }
 
 // nothingToRead reports whether nothing has come to a socket, not even its end.

@@ -67,6 +67,7 @@ func full() []group {
 			"TestRenewal", "TestFirstDelivery",
 			"TestEdges", "TestMetrics", "TestVerifyEncrypted",
 			"TestMemoryIdle", "TestMemoryBulk", "TestMemoryHog",
+			"TestSocketsAreUsedAgain",
 		}, Pods: true},
 	}
 }
