@@ -20,9 +20,8 @@ import (
 
 // marking is a connection of which one end sends urgent data, and the gateway is the other end.
 type marking struct {
-	// Listen and To are where it is accepted, and what it connects to. One of them is zero in each of the two processes.
-	Listen, To netip.AddrPort
-	Gateway    bool
+	netlab.TCP
+	Gateway bool
 	// Before is how many bytes come before the urgent one, and Plain means that there is none.
 	Before int
 	Plain  bool
@@ -63,42 +62,23 @@ func (m *marking) run() error {
 }
 
 func (m *marking) open() (int, error) {
-	at := m.To
-	if m.Listen.IsValid() {
-		at = m.Listen
-	}
-	family := unix.AF_INET
-	if at.Addr().Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	where := sockaddr(at, at.Addr().Is6())
-	if m.To.IsValid() {
-		if m.Gateway {
-			err = bpf.PresentAs(fd, netip.MustParseAddrPort("10.1.2.3:4567"))
+	var connect func(fd int, to unix.Sockaddr) error
+	if m.FastOpen {
+		connect = func(fd int, to unix.Sockaddr) error {
+			return unix.Sendto(fd, make([]byte, m.Before), unix.MSG_FASTOPEN, to)
 		}
-		if m.Late {
-			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+	}
+	return m.Open(func(fd int) error {
+		switch {
+		case m.Gateway && m.Listen.IsValid():
+			return bpf.MarkListener(fd, false)
+		case m.Gateway:
+			return bpf.PresentAs(fd, netip.MustParseAddrPort("10.1.2.3:4567"))
+		case m.Late && m.To.IsValid():
+			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
 		}
-		if m.FastOpen {
-			return fd, errors.Join(err, unix.Sendto(fd, make([]byte, m.Before), unix.MSG_FASTOPEN, where))
-		}
-		return fd, errors.Join(err, unix.Connect(fd, where))
-	}
-	defer unix.Close(fd)
-	if m.Gateway {
-		err = bpf.MarkListener(fd, false)
-	}
-	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, where), unix.Listen(fd, 1))
-	if err != nil {
-		return -1, err
-	}
-	fmt.Println("listening")
-	accepted, _, err := unix.Accept(fd)
-	return accepted, err
+		return nil
+	}, connect)
 }
 
 func (m *marking) send(fd int) error {
@@ -148,7 +128,7 @@ func (s *scene) mark(m marking, listener, dialler netip.AddrPort, toApplication 
 			c.Cgroup, c.User = s.here.GatewayCgroup, api.WorkerID
 		}
 		end := m
-		end.Gateway, end.Listen, end.To = gateway, listen, to
+		end.Gateway, end.TCP = gateway, netlab.TCP{Listen: listen, To: to}
 		text, err := json.Marshal(end)
 		must(s.T, err)
 		c.Args = []string{string(text)}

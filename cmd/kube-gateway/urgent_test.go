@@ -22,10 +22,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// marking is a connection of which one end sends urgent data. Each end is a process, and Listen or To is zero in it.
+// marking is a connection of which one end sends urgent data. Each end is a process.
 type marking struct {
-	Listen, To netip.AddrPort
-	Sends      bool
+	netlab.TCP
+	Sends bool
 	// Before is how many bytes come before the urgent one. Late means that the handshake ends with the first data.
 	Before int
 	Late   bool
@@ -55,7 +55,12 @@ func marker(args []string) int {
 }
 
 func (m *marking) run() error {
-	fd, err := m.open()
+	fd, err := m.Open(func(fd int) error {
+		if !m.Late || !m.To.IsValid() {
+			return nil
+		}
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -64,34 +69,6 @@ func (m *marking) run() error {
 		return m.send(fd)
 	}
 	return receiveMarks(fd)
-}
-
-func (m *marking) open() (int, error) {
-	at := m.To
-	if m.Listen.IsValid() {
-		at = m.Listen
-	}
-	family, where := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()})
-	if at.Addr().Is4() {
-		family, where = unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	if m.To.IsValid() {
-		if m.Late {
-			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1)
-		}
-		return fd, errors.Join(err, unix.Connect(fd, where))
-	}
-	defer unix.Close(fd)
-	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, where), unix.Listen(fd, 1)); err != nil {
-		return -1, err
-	}
-	fmt.Println("listening")
-	accepted, _, err := unix.Accept(fd)
-	return accepted, err
 }
 
 func (m *marking) send(fd int) error {
@@ -147,7 +124,7 @@ func (l *lab) mark(from, to *netlab.Node, address netip.AddrPort, m marking, ans
 	l.t.Helper()
 	start := func(n *netlab.Node, listen, to netip.AddrPort, sends bool) *netlab.Process {
 		end := m
-		end.Listen, end.To, end.Sends = listen, to, sends
+		end.TCP, end.Sends = netlab.TCP{Listen: listen, To: to}, sends
 		return n.Start(netlab.Command{Cgroup: n.AppCgroup, Helper: "marker", Args: []string{string(must.Get(json.Marshal(end))(l.t))}})
 	}
 	server := start(to, address, netip.AddrPort{}, answers)

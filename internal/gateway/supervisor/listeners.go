@@ -78,16 +78,16 @@ func (l *listeners) tryPairs(ctx context.Context) (ports api.Listeners, err erro
 func (l *listeners) close() {
 	l.closeTCP()
 	l.Edges.Close()
-	l.Urgent.Close()
 	// The container ends, too.
 	_ = os.Remove(l.edgesPath)
 }
 
-// closeTCP closes the listeners for connections.
+// closeTCP closes the listeners for connections, and what keeps something of the programs in the kernel.
 func (l *listeners) closeTCP() {
 	handoff.CloseAll(l.Capture)
 	handoff.CloseAll(l.Inband)
 	handoff.CloseAll(l.Waiting)
+	l.Urgent.Close()
 	l.Peer.Close()
 }
 
