@@ -776,7 +776,7 @@ func (d *dial) converse(fd int) (r reply, err error) {
 		}
 	}
 	if d.Again != nil {
-		if r.Tuned, err = tuningOf(fd); err != nil {
+		if r.Tuned, _, err = tuningOf(fd); err != nil {
 			return r, err
 		}
 	}
