@@ -188,6 +188,11 @@ func (p *Proxy) knock(accepting context.Context, g Gate, syn *knock.SYN) {
 	if w == nil {
 		return
 	}
+	// The SYN may have been sent again, and be read when its connection has come. From here on that would find w.
+	if !g.Waits(syn) && p.waiters.remove(w) {
+		w.cancel()
+		return
+	}
 	c := p.record(traffic.Outbound, syn.Client, syn.Listener, w)
 	p.waiters.mu.Lock()
 	w.c = c

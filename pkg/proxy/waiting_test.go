@@ -424,6 +424,30 @@ func TestWaitingSYNsAreTold(t *testing.T) {
 	}
 }
 
+// A SYN that was sent again is read when its connection has come already: that is not another one.
+func TestWaitingSYNIsLate(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, nil)
+	client, gate := waitingPod(t, a, nil)
+	destination := application(t, server.ip, echo)
+	visit := func() *attempt {
+		tried := client.connect(gate, destination, true)
+		conn := tried.connected()
+		tried.gone.Store(true)
+		exchange(t, conn, "ping")
+		return tried
+	}
+	visit().send()
+	visit()
+	if n := client.proxy.live.count(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+	counters := client.proxy.options.Counters.Of(traffic.Outbound)
+	if n, m := counters.Encrypted.Load(), counters.Refused.Load(); n != 2 || m != 0 {
+		t.Errorf("%d connections are encrypted, %d refused", n, m)
+	}
+}
+
 // The gateway notices that an application does not wait any longer.
 func TestWaitingApplicationGivesUp(t *testing.T) {
 	client, gate := waitingPod(t, newAuthority(t), nil)
