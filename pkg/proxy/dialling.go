@@ -43,13 +43,17 @@ func (k *carrier) start(c *connection, h header) error {
 	k.lend(c, reused)
 	c.settle()
 	c.relaying.Store(2)
+	var room [2*framePrefix + maxHeader]byte
+	k.mu.Lock()
+	head := k.frontOf(room[:], h)
+	k.mu.Unlock()
+	// A peer that reads nothing can hold this up.
+	written := k.records.written()
 	k.mu.Lock()
 	k.served++
 	k.claimed, k.carried = true, c
 	k.answered, k.lost, k.saidAll, k.tooLate = false, false, false, false
-	k.written = k.records.written()
-	var room [2*framePrefix + maxHeader]byte
-	head := k.frontOf(room[:], h)
+	k.written = written
 	k.mu.Unlock()
 
 	if waits {

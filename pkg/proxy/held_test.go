@@ -40,17 +40,30 @@ func TestHeldEnd(t *testing.T) {
 		"travels with a header": {
 			within: held,
 			then:   askToLeave,
-			want: func(t *testing.T, f *framed) {
-				f.want(ending())
-				if len(f.b) == 0 {
-					t.Error("the end has come alone")
-				}
-				got, err := f.next()
-				if err != nil || got.kind != frameHeader {
-					t.Errorf("got %v, %v", got.kind, err)
-				}
-				f.leave()
+			want:   wantEndAndHeader,
+		},
+		"is held up by what the peer does not read, and nobody else": {
+			within: held,
+			then: func(t *testing.T, client *testPod, destination netip.AddrPort) {
+				var k *carrier
+				client.count(func(p *pool) int { k = p.dialled.order.Front().Value.(*carrier); return 0 })
+				k.records.mu.Lock() // as a flush that waits does
+				free := sync.OnceFunc(k.records.mu.Unlock)
+				defer free()
+				done := make(chan struct{})
+				go func() { defer close(done); askToLeave(t, client, destination) }()
+				// Who looks for carriers that are dead takes the lock.
+				eventually(t, "the end to be taken, and the lock to be free", func() bool {
+					if !k.mu.TryLock() {
+						return false
+					}
+					defer k.mu.Unlock()
+					return !k.owesEnd
+				})
+				free()
+				<-done
 			},
+			want: wantEndAndHeader,
 		},
 		"is sent where the next application has been reset": {
 			within: held,
@@ -145,6 +158,18 @@ func askToLeave(t *testing.T, client *testPod, destination netip.AddrPort) {
 	expect(t, conn, "pong")
 	expectEOF(t, conn)
 	hangUp(t, conn)
+}
+
+func wantEndAndHeader(t *testing.T, f *framed) {
+	f.want(ending())
+	if len(f.b) == 0 {
+		t.Error("the end has come alone")
+	}
+	got, err := f.next()
+	if err != nil || got.kind != frameHeader {
+		t.Errorf("got %v, %v", got.kind, err)
+	}
+	f.leave()
 }
 
 func wantEnd(_ *testing.T, f *framed) { f.want(ending()) }
